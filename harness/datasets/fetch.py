@@ -1,0 +1,108 @@
+"""Fetch and unpack the official archives of a dataset: `uv run run.py task=data dataset=davis2017`."""
+
+import logging
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import pooch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from harness.api import BadInput
+
+log = logging.getLogger(__name__)
+
+TOP_FOLDER = "DAVIS"  # what the archives hold everything in; our root takes its place
+CHUNK = 2**20
+
+
+class Bar:
+    """One line of a rich progress display, as pooch wants its progress bars."""
+
+    def __init__(self, display: Progress, name: str) -> None:
+        self.display = display
+        self.task = display.add_task(name, total=None)
+
+    @property
+    def total(self) -> float | None:
+        """Bytes to fetch; None before the server has said."""
+        return self.display.tasks[self.task].total
+
+    @total.setter
+    def total(self, total: int) -> None:
+        self.display.update(self.task, total=total)
+
+    def update(self, count: int) -> None:
+        """`count` bytes more."""
+        self.display.advance(self.task, count)
+
+    def reset(self) -> None:
+        """Back to none."""
+        self.display.reset(self.task)
+
+    def close(self) -> None:
+        """The display ends all its bars itself."""
+
+
+def fetch(root: str, archives: Sequence[Mapping[str, str | None]]) -> None:
+    """Fetch the zip archives of a dataset into `archives/` beside `root`, and unpack them into `root`.
+
+    archives: {url, sha256} each; where sha256 is None the digest is logged instead of checked.
+    What is there already is neither fetched nor unpacked again. Raises BadInput if an archive cannot be had, is not
+    what its digest says, or has a member that would land outside `root`.
+    """
+    folder = Path(root).expanduser()
+    pooch.get_logger().setLevel(logging.WARNING)
+    for archive in archives:
+        path = download(str(archive["url"]), archive.get("sha256"), folder.parent / "archives")
+        count = unpack(path, folder)
+        log.info("%s: %d files unpacked into %s", path.name, count, folder)
+
+
+def download(url: str, sha256: str | None, folder: Path) -> Path:
+    """The archive behind `url`, from `folder` if it is there."""
+    path = folder / PurePosixPath(url).name
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        downloader = pooch.HTTPDownloader(progressbar=Bar(display, path.name), chunk_size=CHUNK)
+        try:
+            pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=path.name, path=folder, downloader=downloader)
+        except OSError as error:  # those of requests are OSErrors too
+            reason = " ".join(str(error).split())
+            raise BadInput(f"{url}: cannot be fetched ({reason}); put it at {path} and run this again") from error
+        except ValueError as error:
+            raise BadInput(f"{url}: its sha256 is not {sha256}; try again, or correct dataset.archives") from error
+    if sha256 is None:
+        log.info("%s: sha256 %s (nothing to check it against)", path.name, pooch.file_hash(path))
+    return path
+
+
+def unpack(archive: Path, root: Path) -> int:
+    """Unpack a zip into `root`, without its top folder; gives the number of files that were not there yet."""
+    count = 0
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = [(member, destination(member, archive, root)) for member in source.infolist()]
+            for member, path in members:
+                if member.is_dir() or (path.is_file() and path.stat().st_size == member.file_size):
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.part")
+                with source.open(member) as packed, partial.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, CHUNK)
+                partial.replace(path)
+                count += 1
+    except zipfile.BadZipFile as error:
+        raise BadInput(f"{archive}: damaged ({error}); delete it and run this again") from error
+    return count
+
+
+def destination(member: zipfile.ZipInfo, archive: Path, root: Path) -> Path:
+    """Where a member of an archive goes, or BadInput if that is not within `root`."""
+    name = PurePosixPath(member.filename)
+    path = root / (name.relative_to(TOP_FOLDER) if name.parts[:1] == (TOP_FOLDER,) else name)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BadInput(f"{archive}: member {member.filename} would land outside {root}; get the archive elsewhere")
+    return path

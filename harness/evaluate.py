@@ -1,0 +1,151 @@
+"""The main job: play every sample that has no record yet."""
+
+import logging
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+
+from harness import records
+from harness.api import BadInput, Clip, Method
+from harness.datasets import Sequence
+from harness.protocol import Clock, Protocol
+from harness.provenance import machine, source_digest, weights_of
+from harness.scribbles import empty
+
+
+log = logging.getLogger(__name__)
+
+DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or dataset and are no arguments of it
+SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
+NOTES = "records.txt"
+
+
+def evaluate(
+    method: DictConfig,
+    dataset: DictConfig,
+    protocol: DictConfig,
+    clock: DictConfig,
+    shard: str,
+    results: str,
+    recompute: bool,
+) -> None:
+    """Play the samples of `dataset` that fall into `shard`, and note their records in the job's output folder.
+
+    method: stays a config until the first sample that is missing, so that a cached run never imports torch.
+    shard: "i/n" plays every n-th sample, from the i-th (0-based).
+    recompute: play also what has a complete record.
+    A sample whose method fails is recorded as failed and the run goes on. Raises BadInput before any method runs.
+    """
+    rules: Protocol = instantiate(protocol)
+    watch: Clock = build(clock, method=method.name)
+    sequences: list[Sequence] = build(dataset)
+    samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
+    mine = samples[parse_shard(shard)]
+    entry = entry_of(method, protocol, clock)
+    about = OmegaConf.to_container(without(dataset, SELECTION), resolve=True)
+    runs = Path(results, "runs")
+    notes = Path(HydraConfig.get().runtime.output_dir, NOTES)
+    notes.parent.mkdir(parents=True, exist_ok=True)
+
+    player: Method | None = None
+    played = 0
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(method.name, total=len(mine))
+        for sequence, index in mine:
+            progress.update(bar, description=f"{method.name} {sequence.name} {index}")
+            key = records.Key({"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}, entry)
+            path = key.path(runs)
+            if recompute or not path.exists():
+                player = player or build_method(method, rules)
+                path = play_and_record(player, sequence, index, rules, watch, runs, key, about, recompute)
+                played += 1
+            with notes.open("a") as file:
+                file.write(f"{path}\n")
+            progress.advance(bar)
+    log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, played, len(mine) - played)
+
+
+def play_and_record(
+    method: Method,
+    sequence: Sequence,
+    index: int,
+    protocol: Protocol,
+    clock: Clock,
+    runs: Path,
+    key: records.Key,
+    dataset: Any,
+    recompute: bool,
+) -> Path:
+    """Play one sample and write its record, a failed one if the method fails."""
+    clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
+    scribbles = sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
+    records.write_thumbnails(runs, sequence.manifest, clip.frames)
+    rows: list[dict[str, Any]] = []
+    error = ""
+    if protocol.engine == "official":
+        from harness.official import play
+    else:
+        from harness.session import play
+    try:
+        for round in play(method, clip, sequence.read_annotations(), scribbles, protocol, clock):
+            rows += records.rows_of(round, key)
+    except BadInput:
+        raise
+    except Exception:  # whatever a guest does, the house goes on; the record says what it did
+        error = traceback.format_exc()
+        log.error("%s failed on %s: %s", key.entry["method"]["name"], sequence.name, error.splitlines()[-1])
+    provenance = {
+        "dataset": dataset,
+        "scribbles": f"{len(sequence.scribbles)} of {sequence.scribbles_expected}, drawn by {sequence.drawn_by}",
+        **machine(),
+    }
+    about = {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size}
+    return records.write(runs, key, rows, clip=about, provenance=provenance, error=error, replace=recompute)
+
+
+def build(config: DictConfig, **arguments: Any) -> Any:
+    """What a choice of a config group stands for: its `_target_`, called."""
+    return instantiate(without(config, DESCRIPTIVE), **arguments)
+
+
+def build_method(config: DictConfig, protocol: Protocol) -> Method:
+    """The method; BadInput if the protocol is none for it."""
+    method: Method = build(config)
+    if protocol.interaction == "masks" and not getattr(method, "takes_masks", False):
+        raise BadInput(f"method={config.name} takes no masks, which protocol={protocol.name} gives; leave it out")
+    return method
+
+
+def entry_of(method: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:
+    """What all samples of one leaderboard row share, as plain data."""
+    plain_clock: Any = OmegaConf.to_container(clock, resolve=True)
+    if "costs" in plain_clock:
+        plain_clock["costs"] = plain_clock["costs"].get(method.name)
+    return {
+        "method": OmegaConf.to_container(without(method, ("official",)), resolve=True),
+        "weights": weights_of(method),
+        "protocol": OmegaConf.to_container(protocol, resolve=True),
+        "clock": plain_clock,
+        "source": source_digest(method._target_),
+    }
+
+
+def without(config: DictConfig, keys: Collection[str]) -> DictConfig:
+    """A config but for some of its keys."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in keys])
+
+
+def parse_shard(shard: str) -> slice:
+    """ "i/n" as the slice [i::n]."""
+    first, _, step = shard.partition("/")
+    if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
+        raise BadInput(f"shard={shard}: wanted i/n with 0 <= i < n, as in shard=0/4")
+    return slice(int(first), None, int(step))

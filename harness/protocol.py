@@ -1,0 +1,151 @@
+"""The rules of a session: rounds, time budget, which frames may be asked for, and the clock."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from typing import Protocol as Interface
+
+from harness.api import BadInput, Clip
+
+MAX_INTERACTIONS = 16
+MAX_SECONDS_PER_OBJECT = 600
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a sample is played and scored (DAVIS interactive challenge; Caelles et al. 2018).
+
+    metric: what picks the worst frame and what the curve shows.
+    max_interactions: rounds per sample, at most 16; None or 0 for no limit.
+    max_time: seconds per object and sample, at most 600; None or 0 for no limit.
+    budget: what counts against `max_time`: the method's own seconds, or "official": those of the evaluation and
+        the robot too, as the official session counts them.
+    interaction: whether a round gives strokes or the true mask of the frame.
+    first_frame: the frame of the first round; None takes the one the first scribble is on.
+    keeps_frame_until: rounds after which the robot may move to another frame; None lets it move after every round.
+    scored: every frame, or all "but_first_and_last" (the semi-supervised rule of DAVIS).
+    threshold: the time, in seconds, at which the score is read off the curve.
+    robot: arguments of `harness.robot.correct`.
+    engine: who asks and scores: "ours", or "official" for the installed davisinteractive.
+    """
+
+    name: str
+    metric: Literal["J", "F", "J_AND_F"] = "J_AND_F"
+    max_interactions: int | None = 8
+    max_time: float | None = 240
+    budget: Literal["method", "official"] = "method"
+    interaction: Literal["strokes", "masks"] = "strokes"
+    first_frame: int | None = None
+    keeps_frame_until: Sequence[int] | None = None
+    scored: Literal["all", "but_first_and_last"] = "all"
+    threshold: float = 60.0
+    robot: Mapping[str, float] = field(default_factory=dict)
+    engine: Literal["ours", "official"] = "ours"
+
+    def __post_init__(self) -> None:
+        for name, allowed in {
+            "metric": ("J", "F", "J_AND_F"),
+            "budget": ("method", "official"),
+            "interaction": ("strokes", "masks"),
+            "scored": ("all", "but_first_and_last"),
+            "engine": ("ours", "official"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"protocol.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if not self.max_interactions and not self.max_time:
+            raise BadInput("protocol: set max_interactions or max_time, or a sample never ends")
+        if self.scored != "all" and self.last_round > 1:
+            raise BadInput("protocol.scored=but_first_and_last: the robot needs every frame scored; max_interactions=1")
+
+    @property
+    def last_round(self) -> float:
+        """Number of the last round, infinite without a limit."""
+        return min(self.max_interactions, MAX_INTERACTIONS) if self.max_interactions else float("inf")
+
+    @property
+    def seconds_per_object(self) -> float | None:
+        """Time budget per object; None without a limit."""
+        return min(self.max_time, MAX_SECONDS_PER_OBJECT) if self.max_time else None
+
+    def seconds(self, num_objects: int) -> float:
+        """Time budget of a sample with `num_objects` objects, infinite without a limit."""
+        return num_objects * self.seconds_per_object if self.seconds_per_object else float("inf")
+
+    def candidates(self, round: int, frame: int, offered: Sequence[int] | None) -> Sequence[int] | None:
+        """The frames the robot may choose from after `round` on `frame`; `offered` is the method's own wish."""
+        if self.keeps_frame_until is None:
+            return offered
+        return None if round in self.keeps_frame_until else [frame]
+
+
+@dataclass
+class Lap:
+    """What a clock measured, known once its `with` block has ended."""
+
+    seconds: float = 0.0
+
+
+class Clock(Interface):
+    """Measures what a method and its evaluation take."""
+
+    def method(self, clip: Clip) -> AbstractContextManager[Lap]: ...
+    def evaluation(self) -> AbstractContextManager[Lap]: ...
+
+
+class WallClock:
+    """Seconds as they pass on this machine, GPU work included."""
+
+    @contextmanager
+    def method(self, clip: Clip) -> Iterator[Lap]:
+        wait_for_gpu()
+        with self.evaluation() as lap:
+            yield lap
+            wait_for_gpu()
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Lap]:
+        lap = Lap()
+        start = time.perf_counter()
+        yield lap
+        lap.seconds = time.perf_counter() - start
+
+
+class ModelledClock:
+    """Seconds from a table, the same on every machine.
+
+    A round of a clip with T frames and N objects costs `round + T (frame + N object)` seconds; evaluation is free.
+
+    method: whose row of `costs` to use.
+    costs: by method name, {round, frame, object} in seconds.
+    """
+
+    def __init__(self, method: str, costs: Mapping[str, Mapping[str, float]]) -> None:
+        if method not in costs:
+            raise BadInput(
+                f"clock=modelled: no costs for method {method}; "
+                f"give them with '+clock.costs.{method}={{round: 0.1, frame: 0.01, object: 0.01}}' (seconds)"
+            )
+        self.cost = costs[method]
+
+    @contextmanager
+    def method(self, clip: Clip) -> Iterator[Lap]:
+        yield Lap(self.cost["round"] + len(clip.frames) * (self.cost["frame"] + clip.num_objects * self.cost["object"]))
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Lap]:
+        yield Lap()
+
+
+def wall_clock(method: str) -> WallClock:
+    """The wall clock is the same for every method."""
+    return WallClock()
+
+
+def wait_for_gpu() -> None:
+    """Finish the queued GPU work, if the method uses torch on a GPU at all."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,213 @@
+"""From records to leaderboards: who is compared with whom, and what the table says."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pandas as pd
+
+from harness.protocol import Protocol
+from harness.records import Record
+from harness.summary import report_columns, summarize
+
+METRIC_NAMES = {"J": "J", "F": "F", "J_AND_F": "J&F"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: one method, configured one way, on the samples of its board.
+
+    weights: {name, digest, training}.
+    samples: how many are complete; failed: how many are not.
+    rounds: the official report's rows of the complete ones; summary: the official one of these, if there are any.
+    records: the complete ones; none for scores that were read from a report.
+    """
+
+    label: str
+    name: str
+    weights: Mapping[str, str]
+    samples: int
+    failed: int
+    rounds: pd.DataFrame = field(repr=False)
+    summary: dict[str, Any] | None = field(repr=False)
+    records: list[Record] = field(repr=False, default_factory=list)
+
+    @property
+    def slug(self) -> str:
+        """The label as a part of file names."""
+        return "-".join(re.findall(r"[\w.]+", self.label))
+
+
+@dataclass(frozen=True)
+class Board:
+    """Entries that may be compared: same dataset, protocol and clock.
+
+    samples: (sequence, scribble_idx) of every sample that any entry has tried.
+    provenance: what the records say of data, commit, hardware and versions, every value that occurs.
+    """
+
+    dataset: Mapping[str, Any]
+    protocol: Protocol
+    clock: str
+    samples: list[tuple[str, int]]
+    entries: list[Entry]
+    provenance: Mapping[str, list[str]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset['name']}, {self.protocol.name}, {self.clock} clock"
+
+    @property
+    def metric(self) -> str:
+        """The protocol's metric as people write it."""
+        return METRIC_NAMES[self.protocol.metric]
+
+
+def boards(records: Iterable[Record]) -> list[Board]:
+    """Sort records into boards; those of another dataset, protocol or clock never meet."""
+    groups = defaultdict(list)
+    for record in records:
+        entry = record.key.entry
+        groups[canonical([record.provenance["dataset"], entry["protocol"], entry["clock"]["name"]])].append(record)
+    return [board(group) for group in groups.values()]
+
+
+def board(records: list[Record]) -> Board:
+    """The board of records that share dataset, protocol and clock."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[canonical(record.key.entry)].append(record)
+    arguments = {key: value for key, value in records[0].key.entry["protocol"].items() if key != "_target_"}
+    protocol = Protocol(**arguments)
+    labels = label([group[0].key.entry for group in groups.values()])
+    return Board(
+        records[0].provenance["dataset"],
+        protocol,
+        records[0].key.entry["clock"]["name"],
+        sorted({(r.key.sample["sequence"], r.key.sample["scribble_idx"]) for r in records}),
+        [entry(name, group, protocol) for name, group in zip(labels, groups.values(), strict=True)],
+        {key: sorted({text(r.provenance[key]) for r in records}) for key in records[0].provenance},
+    )
+
+
+def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
+    """The row of records that share everything but the sample."""
+    complete = sorted((r for r in records if r.status == "complete"), key=lambda r: r.path.name)
+    rounds = pd.concat([r.rows for r in complete], ignore_index=True) if complete else pd.DataFrame()
+    samples = [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in complete]
+    about = records[0].key.entry
+    return Entry(
+        name,
+        about["method"]["name"],
+        about["weights"],
+        len(complete),
+        len(records) - len(complete),
+        rounds,
+        summary(rounds, samples, protocol) if complete else None,
+        complete,
+    )
+
+
+def reference(name: str, rounds: pd.DataFrame, protocol: Protocol) -> Entry:
+    """The row of scores that somebody reported in the official format."""
+    weights = {"name": "", "digest": "", "training": "as reported"}
+    objects = rounds.groupby(["sequence", "scribble_idx"])["object_id"].max()
+    samples = [(sequence, index, int(number)) for (sequence, index), number in objects.items()]
+    return Entry(name, name, weights, len(samples), 0, rounds, summary(rounds, samples, protocol))
+
+
+def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol) -> dict[str, Any]:
+    """The official summary of a report on samples (sequence, scribble_idx, num_objects)."""
+    return summarize(
+        rounds[report_columns].dropna(subset="jaccard"),
+        samples,
+        max_time=protocol.seconds_per_object,
+        max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
+        metric=protocol.metric,
+        threshold=protocol.threshold,
+    )
+
+
+def label(entries: list[Mapping[str, Any]]) -> list[str]:
+    """A name for each entry: its method's, and in brackets what sets it apart from its namesakes."""
+    settings = [flatten({**e["method"], "weights": e["weights"], "source": e["source"]}) for e in entries]
+    labels = []
+    for mine in settings:
+        namesakes = [other for other in settings if other["name"] == mine["name"]]
+        apart = [key for key in mine if any(other.get(key) != mine[key] for other in namesakes)]
+        labels.append(mine["name"] + (f" [{', '.join(f'{key}={mine[key]}' for key in apart)}]" if apart else ""))
+    return labels
+
+
+def table(board: Board) -> pd.DataFrame:
+    """The leaderboard: scores in 0..1, times in seconds, one row per entry, best AUC first.
+
+    An entry that lacks samples comes last, unranked, with its scores over those it has.
+    """
+    threshold = f"{board.metric}@{board.protocol.threshold:g}s"
+    rows = []
+    for entry in board.entries:
+        row: dict[str, Any] = {
+            "rank": None,
+            "method": entry.label,
+            "weights": entry.weights["training"],
+            "samples": f"{entry.samples} of {len(board.samples)}",
+            "failed": entry.failed,
+        }
+        if entry.summary:
+            time, score = curve(entry, board)
+            row |= {"AUC": entry.summary["auc"], "until [s]": time[-1]}
+            row |= {threshold: entry.summary["metric_at_threshold"][board.protocol.metric]}
+            row |= {f"{board.metric} {i}": value for i, value in enumerate(score[1:-1], 1)}
+            row |= speed(entry.rounds)
+        rows.append((entry.samples < len(board.samples), -row.get("AUC", 0), row))
+    rows.sort(key=lambda item: item[:2])
+    for rank, (partial, _, row) in enumerate(rows, 1):
+        row["rank"] = "-" if partial else str(rank)
+    return pd.DataFrame([row for *_, row in rows])
+
+
+def curve(entry: Entry, board: Board) -> tuple[list[float], list[float]]:
+    """(seconds, score) of the official curve: (0, 0), one point per round, and the end of the time axis."""
+    points = (entry.summary or {})["curve"]
+    return points["time"], points[board.protocol.metric]
+
+
+def speed(rounds: pd.DataFrame) -> dict[str, float]:
+    """Seconds per round and frames per second, over all rounds played."""
+    played = rounds.groupby(["sequence", "scribble_idx", "interaction"])
+    seconds, frames = played["timing"].first(), played["frame"].nunique()
+    return {"s/round": seconds.mean(), "frames/s": frames.sum() / seconds.sum() if seconds.any() else float("nan")}
+
+
+def notes(board: Board) -> list[str]:
+    """Where the scores come from, a line each."""
+    protocol = {field.name: getattr(board.protocol, field.name) for field in fields(board.protocol)}
+    return [
+        f"clips: {', '.join(sorted({sequence for sequence, _ in board.samples}))}; {len(board.samples)} samples",
+        f"protocol: {canonical(protocol)}",
+        f"clock: {board.clock}",
+        *(f"weights of {e.label}: {', '.join(filter(None, e.weights.values()))}" for e in board.entries),
+        *(f"{key}: {'; '.join(values)}" for key, values in board.provenance.items()),
+    ]
+
+
+def text(value: Any) -> str:
+    """A value of a record's provenance, for people."""
+    return value if isinstance(value, str) else canonical(value)
+
+
+def canonical(value: Any) -> str:
+    """Plain data as one line, the same for equal data."""
+    return json.dumps(value, sort_keys=True)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots, as on the command line."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

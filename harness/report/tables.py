@@ -1,0 +1,17 @@
+"""Tables for people."""
+
+import sys
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+
+def show(title: str, scores: pd.DataFrame, digits: int = 3) -> None:
+    """Print a table on the console, numbers with `digits` decimals, text columns to the left."""
+    shown = Table(title=title)
+    for name, column in scores.items():
+        shown.add_column(str(name), justify="left" if column.dtype.kind in "OSU" else "right", overflow="fold")
+    for row in scores.astype(object).where(scores.notna(), "").itertuples(index=False):
+        shown.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)

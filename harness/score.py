@@ -1,0 +1,93 @@
+"""Score masks that somebody else computed, by the semi-supervised rules of DAVIS."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+
+from harness.api import BadInput
+from harness.datasets import Sequence
+from harness.evaluate import build
+from harness.metrics import Scorer
+from harness.report.tables import show
+
+log = logging.getLogger(__name__)
+
+COLUMNS = [f"{metric} {statistic}" for metric in "JF" for statistic in ("mean", "recall", "decay")]
+
+
+def score(masks: str, dataset: DictConfig, reports: str) -> None:
+    """Print and write the scores of `masks/<sequence>/<frame>.png` on a dataset's sequences.
+
+    The first and the last frame are not scored. Objects weigh alike, as in the DAVIS 2017 table; `all` is their mean.
+    Raises BadInput, before anything is scored, if a sequence or frame is missing.
+    """
+    sequences: list[Sequence] = build(dataset)
+    files = {sequence.name: find(Path(masks), sequence) for sequence in sequences}
+    rows = [
+        {"sequence": sequence.name, "object": k + 1, **statistics}
+        for sequence in track(sequences, "score", transient=True)
+        for k, statistics in enumerate(score_sequence(sequence, files[sequence.name]))
+    ]
+    objects = pd.DataFrame(rows)
+    table = objects.groupby("sequence", sort=False)[COLUMNS].mean()
+    table.loc["all"] = objects[COLUMNS].mean()
+    table.insert(0, "J&F", (table["J mean"] + table["F mean"]) / 2)
+
+    folder = Path(reports) / f"score-{dataset.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects.to_csv(folder / "objects.csv", index=False)
+    table.to_csv(folder / "table.csv")
+    show(f"{dataset.name}, {len(sequences)} sequences, first and last frame not scored", table.reset_index(), digits=6)
+    log.info("written: %s", folder)
+
+
+def score_sequence(sequence: Sequence, files: list[Path]) -> list[dict[str, float]]:
+    """The statistics of each object of a sequence."""
+    truth = sequence.read_annotations()
+    masks = np.stack([read_labels(file, sequence) for file in files])
+    if sequence.num_objects == 1 and set(np.unique(masks)) <= {0, 255}:
+        masks = (masks > 0).astype(np.uint8)  # DAVIS 2016 results come as black and white
+    jaccard, contour = Scorer(truth, sequence.num_objects)(masks)
+    return [
+        {f"{metric} {name}": value for metric, values in both.items() for name, value in statistics(values).items()}
+        for both in ({"J": jaccard[1:-1, k], "F": contour[1:-1, k]} for k in range(sequence.num_objects))
+    ]
+
+
+def statistics(values: np.ndarray) -> dict[str, float]:
+    """Mean, recall and decay of one object's scores over the scored frames (Perazzi et al. 2016, section 5).
+
+    Recall is the share of frames above 0.5. Decay is the mean of the first quarter minus that of the last, with the
+    quarters of the official evaluation: neighbours share a frame.
+    """
+    ends = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    first, last = values[: ends[1] + 1], values[ends[3] :]
+    return {"mean": values.mean(), "recall": (values > 0.5).mean(), "decay": first.mean() - last.mean()}
+
+
+def find(masks: Path, sequence: Sequence) -> list[Path]:
+    """The mask file of every frame, in order."""
+    files = sorted((masks / sequence.name).glob("*.png"))
+    if len(files) != sequence.num_frames:
+        raise BadInput(
+            f"{masks / sequence.name}: {len(files)} PNGs, wanted one for each of {sequence.num_frames} frames"
+        )
+    return files
+
+
+def read_labels(file: Path, sequence: Sequence) -> np.ndarray:
+    """uint8 H×W labels of a palette or grey PNG."""
+    try:
+        image: Any = Image.open(file)
+        labels = np.asarray(image if image.mode in ("P", "L") else image.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise BadInput(f"{file}: not a readable PNG ({error}); write it again") from error
+    if labels.shape != sequence.size:
+        raise BadInput(f"{file}: {labels.shape[1]}x{labels.shape[0]}, wanted {sequence.size[1]}x{sequence.size[0]}")
+    return labels

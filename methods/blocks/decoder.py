@@ -1,0 +1,46 @@
+"""Decoder pieces: residual units and refinement (STM, Section 3.3; Oh et al., CVPR 2018)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ResidualUnit(nn.Module):
+    """Pre-activation residual unit without normalisation (He et al. 2016): x + conv(relu(conv(relu(x)))).
+
+    The shortcut is a 3×3 convolution of x where the channels change. No non-linearity at the end.
+    """
+
+    def __init__(self, channels: int, out: int | None = None) -> None:
+        super().__init__()
+        out = out or channels
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = nn.Identity() if out == channels else nn.Conv2d(channels, out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: B×channels×h×w. Returns B×out×h×w."""
+        return self.shortcut(x) + self.conv2(self.conv1(x.relu()).relu())
+
+
+class Compress(nn.Sequential):
+    """A convolution and a residual unit: `channels` to `out` at the same size."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(nn.Conv2d(channels, out, 3, padding=1), ResidualUnit(out))
+
+
+class Refine(nn.Module):
+    """One stage of refinement: doubles the size of the coarse map and adds the skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.unit = ResidualUnit(channels)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """coarse: B×channels×h×w; skip: B×channels×2h×2w. Returns B×channels×2h×2w."""
+        return self.unit(skip + enlarge(coarse, 2))
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Bilinear, corners not aligned: B×C×h×w to B×C×fh×fw."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -1,0 +1,121 @@
+"""Which weights a network gets, on which device: the same for every method."""
+
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from harness.api import BadInput
+
+Network = TypeVar("Network", bound=nn.Module)
+StateDict = dict[str, Tensor]
+
+
+def prepare(
+    build: Callable[[], Network], weights: str, official: Callable[[], StateDict], device: str, seed: int
+) -> Network:
+    """A network ready to be played: built, filled, in evaluation mode, on its device, exact in float32.
+
+    weights: "random" (seeded initialisation), "official" (what `official` returns, in our keys) or a .safetensors
+    file of our keys. device: "auto", "cpu" or "cuda:N". Raises BadInput where one of them cannot be had.
+    TF32 and cuDNN's choice of algorithms by timing are switched off, for the process.
+    """
+    where = find_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build()
+    if weights == "official":
+        fill(network, official(), "the authors' file")
+    elif weights != "random":
+        fill(network, read_safetensors(Path(weights)), weights)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return network.eval().requires_grad_(False).to(where)
+
+
+def find_device(device: str) -> torch.device:
+    """The device, or BadInput. "auto" is the first GPU, the CPU where there is none."""
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    known = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if device not in known:
+        raise BadInput(f"device={device}: not here; choose auto or one of {', '.join(known)}")
+    return torch.device(device)
+
+
+def fill(network: nn.Module, state: StateDict, source: str) -> None:
+    """Load a state dict that has exactly the network's keys and shapes, or BadInput naming the first that differs."""
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            is_, want = found.get(key, "missing"), wanted.get(key, "no such key")
+            raise BadInput(f"{source}: {key} is {is_}, wanted {want}; is it of another method or size?")
+    network.load_state_dict(state)
+
+
+def read_safetensors(path: Path) -> StateDict:
+    """Our own weights file, or BadInput."""
+    if not path.is_file():
+        raise BadInput(f"weights={path}: no such file; give random, official or a .safetensors file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadInput(f"weights={path}: not a safetensors file ({error})") from error
+
+
+def official_file(name: str, published: str) -> Path:
+    """The authors' file, in the folder IVOSBENCH_WEIGHTS names ("weights" by default).
+
+    Raises BadInput that says which file is missing and where its authors publish it.
+    """
+    path = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights")) / name
+    if not path.is_file():
+        raise BadInput(f"{path}: missing; get it from {published} and put it into the folder IVOSBENCH_WEIGHTS names")
+    return path
+
+
+def read_official(path: Path) -> StateDict:
+    """An authors' flat state dict, its `module.` prefixes taken off. Executes nothing of the file. Or BadInput."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: torch cannot read it ({reason}); download it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path}: wanted a flat state dict of tensors; is it another file?")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def rename(
+    theirs: StateDict, sources: Mapping[str, Sequence[str]], shapes: Mapping[str, torch.Size], path: Path
+) -> StateDict:
+    """An authors' state dict under our keys; BadInput naming the first key that is missing, left over or misshapen.
+
+    sources: our key to the authors' keys whose tensors, joined along axis 1, it holds.
+    `num_batches_tracked`, which old files lack and no inference reads, may be missing.
+    """
+    ours: StateDict = {}
+    left = dict(theirs)
+    for key, names in sources.items():
+        parts = []
+        for name in names:
+            if name not in left and name.endswith("num_batches_tracked"):
+                left[name] = torch.tensor(0)
+            if name not in left:
+                raise BadInput(f"{path}: key {name} is missing; is it another network's file?")
+            parts.append(left.pop(name))
+        ours[key] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if ours[key].shape != shapes[key]:
+            raise BadInput(f"{path}: key {names[0]} makes {tuple(ours[key].shape)}, wanted {tuple(shapes[key])}")
+    if left:
+        raise BadInput(f"{path}: key {min(left)} is not known; is it another network's file?")
+    return ours

@@ -1,0 +1,58 @@
+"""The authors' weights (e120.pth of github seoungwugoh/STM-Interactive) under our names."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.api import BadInput
+from methods.blocks.trunk import MEAN, STD
+from methods.blocks.weights import read_official, rename
+from methods.stm.network import STMInteractive
+
+# Ours to theirs, by prefix.
+MODULES = {
+    "memory_encoder": "Encoder_M",
+    "query_encoder": "Encoder_Q",
+    "memory_head.key": "KeyValue_M.Key",
+    "memory_head.value": "KeyValue_M.Value",
+    "query_head.key": "KeyValue_Q.Key",
+    "query_head.value": "KeyValue_Q.Value",
+    "decoder.compress.0": "Decoder.convFM",
+    "decoder.compress.1": "Decoder.ResMM",
+    "decoder.skip8.0": "Decoder.RF3.convFS",
+    "decoder.skip8.1": "Decoder.RF3.ResFS",
+    "decoder.refine8.unit": "Decoder.RF3.ResMM",
+    "decoder.skip4.0": "Decoder.RF2.convFS",
+    "decoder.skip4.1": "Decoder.RF2.ResFS",
+    "decoder.refine4.unit": "Decoder.RF2.ResMM",
+    "decoder.predict": "Decoder.pred2",
+}
+# Their memory stem is five convolutions, summed: the same as one over the planes side by side (Section 3.1.2).
+STEM = [f"Encoder_M.{name}.weight" for name in ("conv1", "conv1_m", "conv1_p", "conv1_n", "conv1_om")]
+
+# In their file; in ours, code.
+CONSTANTS = {"Encoder_M.mean": MEAN, "Encoder_M.std": STD, "Encoder_Q.mean": MEAN, "Encoder_Q.std": STD}
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """The authors' file as a state dict of `STMInteractive("paper")`.
+
+    Raises BadInput naming the first key that is missing, unknown or misshapen, or a file that is none.
+    """
+    theirs = read_official(path)
+    for name, constant in CONSTANTS.items():
+        value = theirs.pop(name, torch.empty(0)).flatten()
+        if not torch.equal(value, torch.tensor(constant)):
+            raise BadInput(f"{path}: key {name} is {value.tolist()}, wanted {constant}; is it another network's file?")
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in STMInteractive("paper").state_dict().items()}
+    return rename(theirs, {key: sources(key) for key in shapes}, shapes, path)
+
+
+def sources(key: str) -> list[str]:
+    """The authors' keys for one of ours."""
+    if key == "memory_encoder.conv1.weight":
+        return STEM
+    ours = next(prefix for prefix in MODULES if key.startswith(f"{prefix}."))
+    return [MODULES[ours] + key.removeprefix(ours)]

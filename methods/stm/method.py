@@ -1,0 +1,125 @@
+"""STM plays the rounds (Oh et al., TPAMI 2020, Section 3.7)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.api import Clip, Interaction, Method, Prediction, Stroke
+from harness.scribbles import draw
+from methods.blocks.aggregation import aggregate
+from methods.blocks.memory import KeyValue
+from methods.blocks.weights import official_file, prepare
+from methods.stm.checkpoint import load
+from methods.stm.network import Annotation, Size, STMInteractive
+
+OFFICIAL_FILE = "e120.pth"
+PUBLISHED = "github.com/seoungwugoh/STM-Interactive"
+DIAMOND = (np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) <= 2).astype(np.uint8)
+
+
+class STM(Method):
+    """Annotated frames are written onto a memory; all frames are segmented by reading it. Nothing is propagated.
+
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. batch_size: frames segmented at a time.
+    """
+
+    takes_masks = False
+
+    def __init__(
+        self, size: Size = "paper", weights: str = "official", device: str = "auto", seed: int = 0, batch_size: int = 4
+    ) -> None:
+        self.network = prepare(
+            lambda: STMInteractive(size), weights, lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)), device, seed
+        )
+        self.batch_size = batch_size
+
+    def warm_up(self, clip: Clip) -> None:
+        """Memorize a frame and segment a batch of the clip's size, on a sample that is thrown away."""
+        sample = Sample(self.network, replace(clip, frames=clip.frames[: self.batch_size]), self.batch_size)
+        sample.memorize(0, ())
+        sample.segment()
+
+    def start(self, clip: Clip) -> None:
+        """Begin a sample: encodes every frame."""
+        self.sample = Sample(self.network, clip, self.batch_size)
+
+    def interact(self, interaction: Interaction) -> Prediction:
+        """Memorize the annotated frame with this round's strokes on it, then segment all frames."""
+        frame = interaction.frame
+        self.sample.memorize(frame, interaction.new.frames[frame])
+        return Prediction(self.sample.segment())
+
+
+class Sample:
+    """What STM knows of one sample.
+
+    queries: the encoded frames, one `Query` per batch. They never change, so they are computed once and kept on the
+    device: some 37 MB per frame at paper size and 480×854. p: T×N×H×W, the objects' probabilities.
+    memory: annotated frames, each with its entry, N×C/8×h×w and N×C/2×h×w.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, network: STMInteractive, clip: Clip, batch_size: int) -> None:
+        self.network = network
+        self.device = next(network.parameters()).device
+        self.frames = clip.frames
+        self.batches = [slice(t, t + batch_size) for t in range(0, len(clip.frames), batch_size)]
+        self.queries = [network.encode(self.images(clip.frames[batch])) for batch in self.batches]
+        time, height, width, _ = clip.frames.shape
+        self.p = torch.zeros((time, clip.num_objects, height, width), device=self.device)
+        self.memory: dict[int, KeyValue] = {}
+
+    def images(self, frames: np.ndarray) -> Tensor:
+        """uint8 ...×H×W×3 to float32 ...×3×H×W in [0, 1], on the device."""
+        return torch.tensor(frames).to(self.device).movedim(-1, -3).float() / 255
+
+    @torch.inference_mode()
+    def memorize(self, frame: int, strokes: Sequence[Stroke]) -> None:
+        """Write `frame` onto the memory with its current probabilities and the strokes; an old entry of it is replaced.
+
+        The old strokes of the frame live on in its probabilities only, and other entries stay as they were written.
+        """
+        p = self.p[frame]
+        positive, negative = (torch.from_numpy(planes).to(p) for planes in stroke_planes(strokes, *p.shape))
+        # A guess, as nothing was released for several objects: Section 3.4, clamped as in the authors' other STM.
+        others = (p.sum(dim=0) - p).clamp(0, 1)
+        annotation = Annotation(p, positive, negative, others)
+        self.memory[frame] = self.network.memorize(self.images(self.frames[frame]), annotation)
+
+    @torch.inference_mode()
+    def segment(self) -> np.ndarray:
+        """Segment all frames by the memory: updates p, returns labels, uint8 T×H×W."""
+        keys, values = (torch.stack(entries, dim=2) for entries in zip(*self.memory.values(), strict=True))
+        memories = [KeyValue(key, value) for key, value in zip(keys, values, strict=True)]
+        labels = []
+        for batch, query in zip(self.batches, self.queries, strict=True):
+            p = torch.stack([self.network.segment(query, memory).softmax(dim=1)[:, 1] for memory in memories], dim=1)
+            merged = merge(p)
+            self.p[batch] = merged[:, 1:]
+            labels.append(merged.max(dim=1).indices.to(torch.uint8).cpu())
+        return torch.cat(labels).numpy()
+
+
+def merge(p: Tensor) -> Tensor:
+    """Objects' probabilities B×N×H×W to all planes B×(N+1)×H×W, background first.
+
+    One object is left as it is, as in the released code; several are aggregated (Equation 3).
+    """
+    return aggregate(p) if p.shape[1] > 1 else torch.cat((1 - p, p), dim=1)
+
+
+def stroke_planes(
+    strokes: Sequence[Stroke], num_objects: int, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Strokes of a frame, 2 pixels dilated, as planes per object: positive and negative, both uint8 N×H×W in {0, 1}.
+
+    An object's negative strokes are those of the background and of every other object.
+    """
+    labels = draw(strokes, (height, width), default=-1)
+    planes = np.stack([cv2.dilate((labels == label).astype(np.uint8), DIAMOND) for label in range(num_objects + 1)])
+    negative = np.stack([np.delete(planes, m, axis=0).max(axis=0) for m in range(1, num_objects + 1)])
+    return planes[1:], negative

@@ -1,0 +1,24 @@
+"""The one door: `uv run run.py`, then any `key=value` of conf/."""
+
+import sys
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from harness.api import BadInput
+
+OmegaConf.register_new_resolver("size_of", lambda weights: "paper" if weights == "official" else "tiny")
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """Do the task that conf/task names."""
+    try:
+        instantiate(config.task)()
+    except BadInput as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The command line, as a user has it: resume, failures, bad input, caching."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]", "protocol.max_interactions=3", "clock=modelled")
+
+GUESTS = '''
+import os
+import numpy as np
+from harness.api import Prediction
+
+class Guest:
+    def __init__(self, does):
+        self.does = does
+    def start(self, clip):
+        self.clip = clip
+    def interact(self, interaction):
+        masks = np.zeros(self.clip.frames.shape[:3], np.uint8)
+        if self.does == "raise" and self.clip.name.endswith("1"):
+            raise ValueError("no second clip for me")
+        if self.does == "label":
+            masks += 7
+        if self.does == "shape":
+            masks = masks[1:]
+        if self.does == "nan":
+            masks = np.full(masks.shape, np.nan)
+        if self.does == "torch":
+            import torch
+        return Prediction(masks)
+'''
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    places = (f"results={folder / 'results'}", f"reports={folder / 'reports'}")
+    return [sys.executable, str(ROOT / "run.py"), *places, *overrides]
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command(folder, *overrides), cwd=ROOT, env=environment, text=True, capture_output=True)
+
+
+def recorded(folder: Path) -> dict[str, bytes]:
+    """The records, by name."""
+    return {path.name: path.read_bytes() for path in (folder / "results" / "runs").glob("*/*-*.parquet")}
+
+
+def test_killed_run_resumes_to_the_same_records(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = (*SMALL, "method=grabcut,stm")
+    assert run(whole, *options).returncode == 0
+    expected = recorded(whole)
+    assert len(expected) == 4
+
+    victim = subprocess.Popen(command(broken, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not recorded(broken) and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    survivors = recorded(broken)
+    assert 0 < len(survivors) < 4
+
+    resumed = run(broken, *options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert recorded(broken) == expected
+    tables = [folder / "reports" / "synthetic-davis2020-modelled" / "table.csv" for folder in (whole, broken)]
+    assert tables[0].read_text() == tables[1].read_text()
+
+
+def test_failures_are_counted_never_scored(tmp_path: Path) -> None:
+    (tmp_path / "guests.py").write_text(GUESTS)
+    (tmp_path / "method").mkdir()
+    for does in ("nothing", "raise", "label", "shape", "nan"):
+        config = f"name: {does}\n_target_: guests.Guest\ndoes: {does}\n"
+        (tmp_path / "method" / f"{does}.yaml").write_text(config)
+    guests = "method=nothing,raise,label,shape,nan"
+    done = run(tmp_path, *SMALL, "clock=wall", f"hydra.searchpath=[file://{tmp_path}]", guests)
+    assert done.returncode == 1
+    assert "7 samples failed" in done.stderr
+    table = pd.read_csv(tmp_path / "reports" / "synthetic-davis2020-wall" / "table.csv").set_index("method")
+    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "nan": 2}
+    assert table.loc["raise", "samples"] == "1 of 2"
+    assert table.loc["raise", "rank"] == "-"
+    assert table.loc[["label", "shape", "nan"], "AUC"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("dataset=davis2017 dataset.root=nowhere", "nowhere"),
+        ("shard=4/4", "shard=4/4"),
+        ("weights=gone.safetensors method=stm", "gone.safetensors"),
+        ("protocol=perfect method=stm", "takes no masks"),
+        ("protocol.max_time=null protocol.max_interactions=null", "max_interactions"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, override: str, told: str) -> None:
+    done = run(tmp_path, "method=grabcut", *override.split())
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not recorded(tmp_path)
+
+
+def test_second_run_only_skips_and_imports_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "guests.py").write_text(GUESTS)
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "torchy.yaml").write_text("name: torchy\n_target_: guests.Guest\ndoes: torch\n")
+    options = (*SMALL, "clock=wall", f"hydra.searchpath=[file://{tmp_path}]", "method=torchy")
+    first = run(tmp_path, *options)
+    assert first.returncode == 0, first.stderr
+    before = recorded(tmp_path)
+    second = subprocess.run(
+        [sys.executable, "-X", "importtime", *command(tmp_path, *options)[1:]],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        text=True,
+        capture_output=True,
+    )
+    assert "0 samples played, 2 recorded before" in second.stderr
+    assert recorded(tmp_path) == before
+    assert "| torch\n" not in second.stderr
+    assert first.stdout == second.stdout
