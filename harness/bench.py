@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from harness import official
 from harness.api import BadInput, Clip, Stroke
 from harness.datasets.synthetic import generate, photographs
 from harness.metrics import Scorer
+from harness.progress import bar
 from harness.protocol import Protocol
 from harness.provenance import machine
 from harness.report.tables import show
 from harness.robot import correct, next_frame
-from harness.session import on_frame
 from harness.scribbles import empty
+from harness.session import on_frame
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def bench(bench: str, reports: str, rounds: int, frames: int, objects: list[int]
     """Run one benchmark and keep its table in `reports/bench/<bench>.md`. `bench` is "evaluation"."""
     if bench != "evaluation":
         raise BadInput(f"bench={bench}: choose evaluation")
-    rows = [evaluation(count, frames, rounds) for count in track(objects, "bench", transient=True)]
+    rows = [evaluation(count, frames, rounds) for count in bar(objects, "bench")]
     table = pd.DataFrame(rows)
     show(f"one round of evaluation, {frames} frames of {SIZE[1]}x{SIZE[0]}, medians of {rounds} rounds", table)
     folder = Path(reports) / "bench"

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress
 
 from harness import records
 from harness.api import BadInput, Clip, Method
 from harness.datasets import Sequence
+from harness.progress import bar
 from harness.protocol import Clock, Protocol
 from harness.provenance import machine, source_digest, weights_of
 from harness.scribbles import empty
-
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def evaluate(
     recompute: play also what has a complete record.
     A sample whose method fails is recorded as failed and the run goes on. Raises BadInput before any method runs.
     """
-    rules: Protocol = instantiate(protocol)
+    rules: Protocol = instantiate(protocol, _convert_="all")
     watch: Clock = build(clock, method=method.name)
     sequences: list[Sequence] = build(dataset)
     samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
@@ -56,20 +55,15 @@ def evaluate(
 
     player: Method | None = None
     played = 0
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(method.name, total=len(mine))
-        for sequence, index in mine:
-            progress.update(bar, description=f"{method.name} {sequence.name} {index}")
-            key = records.Key({"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}, entry)
-            path = key.path(runs)
-            if recompute or not path.exists():
-                player = player or build_method(method, rules)
-                path = play_and_record(player, sequence, index, rules, watch, runs, key, about, recompute)
-                played += 1
-            with notes.open("a") as file:
-                file.write(f"{path}\n")
-            progress.advance(bar)
+    for sequence, index in bar(mine, method.name):
+        key = records.Key({"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}, entry)
+        path = key.path(runs)
+        if recompute or not path.exists():
+            player = player or build_method(method, rules)
+            path = play_and_record(player, sequence, index, rules, watch, runs, key, about, recompute)
+            played += 1
+        with notes.open("a") as file:
+            file.write(f"{path}\n")
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, played, len(mine) - played)
 
 
@@ -113,7 +107,12 @@ def play_and_record(
 
 def build(config: DictConfig, **arguments: Any) -> Any:
     """What a choice of a config group stands for: its `_target_`, called."""
-    return instantiate(without(config, DESCRIPTIVE), **arguments)
+    try:
+        return instantiate(without(config, DESCRIPTIVE), **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, BadInput):
+            raise error.__cause__ from None
+        raise
 
 
 def build_method(config: DictConfig, protocol: Protocol) -> Method:

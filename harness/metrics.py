@@ -30,7 +30,7 @@ class Scorer:
         self.disk = disk_rows(bound_th if bound_th >= 1 else np.ceil(bound_th * np.linalg.norm(truth.shape[1:])))
         self.masks = np.empty((0, *truth.shape[1:]), np.uint8)
         with ThreadPoolExecutor() as threads:
-            self.areas = list(threads.map(lambda frame: overlap(frame, frame)[0], self.truth))
+            self.areas = list(threads.map(lambda frame: errors(frame, np.zeros_like(frame))[0], self.truth))
             self.boundaries = list(threads.map(lambda frame: boundary(frame, num_objects), self.truth))
         self.scores = np.empty((2, len(truth), num_objects))
 
@@ -50,10 +50,10 @@ class Scorer:
         if len(self.masks) and np.array_equal(mask, self.masks[t]):
             return
         objects = slice(1, self.num_objects + 1)
-        area, common = overlap(mask, self.truth[t])
-        union = self.areas[t] + area - common
-        jaccard = np.where(union == 0, 1.0, common / np.maximum(union, 1))
-        self.scores[0, t] = jaccard[objects]
+        lacking, too_many = (labels[objects] for labels in errors(self.truth[t], mask))
+        area = self.areas[t][objects]
+        union = area + too_many
+        self.scores[0, t] = np.where(union == 0, 1.0, (area - lacking) / np.maximum(union, 1))
         self.scores[1, t] = f_measures(
             *self.boundaries[t], *boundary(mask, self.num_objects), self.disk, mask.shape, self.num_objects
         )
@@ -67,23 +67,19 @@ def disk_rows(radius: float) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per label: pixels of uint8 H×W `mask` that have it, and those of them that have it in `truth` too, int64 256."""
-    area, common = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    mask_pixels, truth_pixels = mask.reshape(-1), truth.reshape(-1)
-    whole = len(mask_pixels) // 8 * 8
-    mask_words, truth_words = mask_pixels[:whole].view(np.uint64), truth_pixels[:whole].view(np.uint64)
-    for word in range((len(mask_pixels) + 7) // 8):
-        if word < len(mask_words) and mask_words[word] == truth_words[word]:
-            label = mask_pixels[8 * word]
-            if mask_words[word] == np.uint64(0x0101010101010101) * np.uint64(label):  # eight pixels at once
-                area[label] += 8
-                common[label] += 8
-                continue
-        for pixel in range(8 * word, min(8 * word + 8, len(mask_pixels))):
-            area[mask_pixels[pixel]] += 1
-            common[mask_pixels[pixel]] += mask_pixels[pixel] == truth_pixels[pixel]
-    return area, common
+def errors(truth: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per label, the pixels of uint8 H×W `truth` that `mask` lacks and those that it has too many: int64 256 each."""
+    lacking, too_many = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    true, given = truth.reshape(-1), mask.reshape(-1)
+    whole = len(true) // 8
+    true_words, given_words = true[: 8 * whole].view(np.uint64), given[: 8 * whole].view(np.uint64)
+    for word in range(whole + 1):
+        if word == whole or true_words[word] != given_words[word]:  # most pixels are right: pass them eight at a time
+            for pixel in range(8 * word, min(8 * word + 8, len(true))):
+                if true[pixel] != given[pixel]:
+                    lacking[true[pixel]] += 1
+                    too_many[given[pixel]] += 1
+    return lacking, too_many
 
 
 @njit(cache=True, nogil=True)
@@ -155,27 +151,38 @@ def count_near(pixels: np.ndarray, others: np.ndarray, disk: np.ndarray, shape: 
     """How many of `pixels` have one of `others` within the disk."""
     height, width = shape
     words = (width + 63) // 64
-    bits = np.zeros(height * words, np.uint64)
-    one, full = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
-    for pixel in others:
-        y, x = divmod(pixel, width)
-        bits[y * words + x // 64] |= one << np.uint64(x % 64)
+    bits = np.zeros((height, words), np.uint64)
+    # Searching the disk around each pixel mostly ends at once; for many more pixels, draw it around the others instead.
+    dot = np.zeros((1, 2), np.int64)
+    drawn, searched = (disk, dot) if 4 * len(others) < len(pixels) else (dot, disk)
+    for other in others:
+        y, x = divmod(other, width)
+        for i in range(len(drawn)):
+            row, low, high = y + drawn[i, 0], max(x - drawn[i, 1], 0), min(x + drawn[i, 1], width - 1)
+            if 0 <= row < height:
+                for word in range(low // 64, high // 64 + 1):
+                    bits[row, word] |= columns(word, low, high)
     count = 0
     for pixel in pixels:
         y, x = divmod(pixel, width)
         found = False
-        for i in range(len(disk)):
-            row = y + disk[i, 0]
+        for i in range(len(searched)):
+            row, low, high = y + searched[i, 0], max(x - searched[i, 1], 0), min(x + searched[i, 1], width - 1)
             if 0 <= row < height:
-                low, high = max(x - disk[i, 1], 0), min(x + disk[i, 1], width - 1)
                 for word in range(low // 64, high // 64 + 1):
-                    window = bits[row * words + word]
-                    if word == low // 64:
-                        window &= full << np.uint64(low % 64)
-                    if word == high // 64:
-                        window &= full >> np.uint64(63 - high % 64)
-                    found |= window != 0
+                    found |= bits[row, word] & columns(word, low, high) != 0
                 if found:
                     count += 1
                     break
     return count
+
+
+@njit(cache=True, nogil=True)
+def columns(word: int, low: int, high: int) -> np.uint64:
+    """The bits of columns low..high, both included, that lie in the given word of a row."""
+    bits = np.uint64(0xFFFFFFFFFFFFFFFF)
+    if word == low // 64:
+        bits &= np.uint64(0xFFFFFFFFFFFFFFFF) << np.uint64(low % 64)
+    if word == high // 64:
+        bits &= np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(63 - high % 64)
+    return bits

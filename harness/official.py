@@ -1,12 +1,13 @@
 """The referee: the same sample played through the real davisinteractive 1.0.4.
 
-`protocol.engine=official` takes this loop instead of `harness.session`. It is slow, and the package's robot draws its
-tie breaks unseeded with today's scikit-image, so its strokes differ from run to run.
+`protocol.engine=official` takes this loop instead of `harness.session`. It is slow, and on today's libraries the
+package orders ties (numpy) and neighbours (scikit-learn, networkx) otherwise than when it was released.
 """
 
-import sys
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,13 @@ RENAMED = {
     np: {"bool": bool, "int": int, "float": float, "trapz": np.trapezoid},  # gone since numpy 1.24 and 2.0
     nx: {"from_scipy_sparse_matrix": nx.from_scipy_sparse_array},  # renamed in networkx 3.0
 }
+
+
+class ReleaseTimeTies(np.random.Generator):
+    """Breaks the ties of the medial axis as scikit-image 0.16 did; later versions draw them unseeded."""
+
+    def permutation(self, x: Any, axis: int = 0) -> Any:
+        return np.random.RandomState(0).permutation(x)
 
 
 def play(
@@ -82,7 +90,11 @@ def session(clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Proto
         "num_scribbles": 1,
         "image_size": [width, height],
     }
-    with package() as davisinteractive, TemporaryDirectory() as folder:
+    with revived(), TemporaryDirectory() as folder:
+        from davisinteractive.dataset import Davis
+        from davisinteractive.robot import InteractiveScribblesRobot
+        from davisinteractive.session import DavisInteractiveSession
+
         root = Path(folder)
         annotations = root / "Annotations" / "480p" / clip.name
         annotations.mkdir(parents=True)
@@ -91,42 +103,46 @@ def session(clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Proto
         path = root / "Scribbles" / clip.name / "001.json"
         path.parent.mkdir(parents=True)
         write(path, scribbles)
-        davis = davisinteractive.dataset.Davis
-        with patch.dict(davis.dataset, {clip.name: about}), patch.dict(davis.sets, {"val": [clip.name]}):
-            with davisinteractive.session.DavisInteractiveSession(
-                davis_root=str(root),
+        with (
+            patch.dict(Davis.dataset, {clip.name: about}),
+            patch.dict(Davis.sets, {"val": [clip.name]}),
+            DavisInteractiveSession(
+                davis_root=folder,
                 max_time=protocol.max_time,
                 max_nb_interactions=protocol.max_interactions,
                 metric_to_optimize=protocol.metric,
-                report_save_dir=str(root),
-            ) as official:
-                robot = davisinteractive.robot.InteractiveScribblesRobot(**protocol.robot)
-                official.connector.service.robot = robot if protocol.robot else official.connector.service.robot
-                yield official
+                report_save_dir=folder,
+            ) as official,
+        ):
+            if protocol.robot:
+                official.connector.service.robot = InteractiveScribblesRobot(**protocol.robot)
+            yield official
 
 
 @contextmanager
-def package() -> Iterator[Any]:
-    """The imported package, made to run on the libraries of today as long as the context lasts."""
-    added = [(library, name, value) for library, names in RENAMED.items() for name, value in names.items()]
-    added = [(library, name, value) for library, name, value in added if name not in vars(library)]
-    for library, name, value in added:
+def revived() -> Iterator[None]:
+    """Make the package run on the libraries of today, as long as the context lasts."""
+    gone = [(library, name, value) for library, names in RENAMED.items() for name, value in names.items()]
+    gone = [(library, name, value) for library, name, value in gone if name not in vars(library)]
+    for library, name, value in gone:
         setattr(library, name, value)
     try:
-        import davisinteractive
-        import davisinteractive.dataset
-        import davisinteractive.robot
-        import davisinteractive.session
         from davisinteractive.evaluation.service import EvaluationService
+        from davisinteractive.robot import interactive_robot
 
+        logging.getLogger("absl").setLevel(logging.WARNING)
         summarize_report = EvaluationService.summarize_report
 
         # pandas 2 no longer drops the text column, nor averages numbers held as objects
         def summarize(self: Any, report: pd.DataFrame) -> Mapping[str, Any]:
             return summarize_report(self, report.drop(columns="session_id").infer_objects())
 
-        with patch.object(EvaluationService, "summarize_report", summarize):
-            yield sys.modules["davisinteractive"]
+        skeleton = partial(interactive_robot.medial_axis, rng=ReleaseTimeTies(np.random.PCG64()))
+        with (
+            patch.object(EvaluationService, "summarize_report", summarize),
+            patch.object(interactive_robot, "medial_axis", skeleton),
+        ):
+            yield
     finally:
-        for library, name, _ in added:
+        for library, name, _ in gone:
             delattr(library, name)

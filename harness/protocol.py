@@ -42,7 +42,7 @@ class Protocol:
     keeps_frame_until: Sequence[int] | None = None
     scored: Literal["all", "but_first_and_last"] = "all"
     threshold: float = 60.0
-    robot: Mapping[str, float] = field(default_factory=dict)
+    robot: Mapping[str, Any] = field(default_factory=dict)
     engine: Literal["ours", "official"] = "ours"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 from numba import njit
-from scipy.ndimage import distance_transform_edt, label
+from scipy.ndimage import label
 
 from harness.api import Stroke
 from harness.scribbles import bezier
@@ -98,7 +98,7 @@ def correct(
     A stroke follows the medial axis of a region that the prediction misses, of the background too; labels above
     `num_objects` (void among them) get none.
     masks_frame, truth_frame: uint8 H×W labels.
-    kernel_size: in [0, 1), size of the regions that are too small to correct, relative to the whole error.
+    kernel_size: in [0, 1), width of regions too small to correct, relative to the root of the whole error's area.
     max_kernel_radius: in pixels, its upper bound.
     min_nb_nodes: in pixels, the shortest medial axis worth a stroke.
     nb_points: points per stroke.
@@ -162,18 +162,18 @@ def medial_axis(mask: np.ndarray) -> np.ndarray:
     permutation (later scikit-image draws one that differs from run to run).
     """
     region = bounding_box(mask, margin=0)
-    padded = np.pad(mask[region], 1)
+    padded = np.pad(mask[region].astype(np.uint8), 1)
     inside = np.flatnonzero(padded)
     skeleton = np.zeros_like(mask)
     if not len(inside):
         return skeleton
-    distance = np.rint(distance_transform_edt(padded).ravel()[inside] ** 2).astype(np.int64)
-    neighbours = cv2.boxFilter(padded.astype(np.uint8), -1, (3, 3), normalize=False).ravel()[inside]
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).ravel()[inside]
+    squared = np.rint(distance.astype(np.float64) ** 2).astype(np.int64)
+    neighbours = cv2.boxFilter(padded, -1, (3, 3), normalize=False).ravel()[inside]
     permutation = np.random.RandomState(0).permutation(len(inside))
-    order = np.argsort((distance * 10 + 9 - neighbours) * len(inside) + permutation)
-    peeled = padded.astype(np.uint8)
-    peel(peeled.ravel(), inside[order], padded.shape[1], removable())
-    skeleton[region] = peeled[1:-1, 1:-1]
+    order = np.argsort((squared * 10 + 9 - neighbours) * len(inside) + permutation)
+    peel(padded.ravel(), inside[order], padded.shape[1], removable())
+    skeleton[region] = padded[1:-1, 1:-1]
     return skeleton
 
 
@@ -203,7 +203,7 @@ def longest_paths(skeleton: np.ndarray, min_nb_nodes: int) -> list[np.ndarray]:
 
     Parts of fewer than `min_nb_nodes` pixels are left out.
     """
-    nodes = np.argwhere(skeleton)[:, ::-1]
+    nodes = np.stack(np.divmod(np.flatnonzero(skeleton), skeleton.shape[1])[::-1], axis=1)
     paths = []
     for part in components(skeleton_graph(nodes)):
         if len(part) >= min_nb_nodes:

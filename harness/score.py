@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 from PIL import Image, UnidentifiedImageError
-from rich.progress import track
 
 from harness.api import BadInput
 from harness.datasets import Sequence
 from harness.evaluate import build
 from harness.metrics import Scorer
+from harness.progress import bar
 from harness.report.tables import show
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def score(masks: str, dataset: DictConfig, reports: str) -> None:
     files = {sequence.name: find(Path(masks), sequence) for sequence in sequences}
     rows = [
         {"sequence": sequence.name, "object": k + 1, **statistics}
-        for sequence in track(sequences, "score", transient=True)
+        for sequence in bar(sequences, "score")
         for k, statistics in enumerate(score_sequence(sequence, files[sequence.name]))
     ]
     objects = pd.DataFrame(rows)

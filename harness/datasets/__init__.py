@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.api import VOID, BadInput, Scribbles
 
-JPEG_END = b"\xff\xd9"
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # the marker each format closes with
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,18 @@ def inspect(
     merge: take every non-zero label for one object.
     Raises BadInput naming the first file that is unreadable, of another size or kind, and for a clip without objects.
     """
-    first = open_image(frames[0])
+    paths = [*frames, *annotations]
+    first = open_image(paths[0])
     width, height = first.size
     num_objects = 0
     digests = []
-    for path in (*frames, *annotations):
+    for path in paths:
         data = path.read_bytes()
         digests.append(f"{path.name} {hashlib.sha256(data).hexdigest()}")
         image = open_image(path, data)
         if image.size != first.size:
             found, wanted = ("{}x{}".format(*size) for size in (image.size, first.size))
-            raise BadInput(f"{path}: {found} pixels, but {frames[0].name} has {wanted}; make them one size")
+            raise BadInput(f"{path}: {found} pixels, but {paths[0].name} has {wanted}; make them one size")
     for path in annotations:
         labels = read_labels(path, merge)
         num_objects = max(num_objects, int(np.max(labels, where=labels != VOID, initial=0)))
@@ -92,8 +93,8 @@ def open_image(path: Path, data: bytes | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError) as error:
         raise BadInput(f"{path}: no readable image; get the file again") from error
-    if image.format == "JPEG" and JPEG_END not in data[-64:]:
-        raise BadInput(f"{path}: the JPEG is cut off; get the file again")
+    if ENDS.get(str(image.format), b"") not in data[-64:]:
+        raise BadInput(f"{path}: the image is cut off; get the file again")
     return image
 
 

@@ -42,6 +42,7 @@ def load(
     sequences: Iterable[str] | None = None,
     without_scribbles: Literal["skip", "refuse", "keep"] = "skip",
     resolution: str = "480p",
+    playable: bool = True,
 ) -> list[Sequence]:
     """The sequences of a DAVIS subset, every file checked, none kept in memory.
 
@@ -50,6 +51,7 @@ def load(
     subset: train, val, trainval (train, then val), or another list in ImageSets.
     sequences: the names to take of it; None takes all.
     without_scribbles: what becomes of a sequence without scribble files. "keep" is for protocols that need none.
+    playable: False asks for annotations only, which is all that scoring masks from elsewhere needs.
     Frames and objects come from the files and must be the official ones; sequences DAVIS does not have are welcome.
     Raises BadInput for anything that would keep a sequence from being played and scored.
     """
@@ -66,8 +68,8 @@ def load(
     names = listed(folder, year, subset, resolution)
     chosen = choose(names, sequences, folder / "ImageSets" / f"{year} {subset}")
     with ThreadPoolExecutor() as pool:
-        loaded = list(pool.map(partial(load_sequence, folder, year, resolution), chosen))
-    return with_scribbles(loaded, folder / "Scribbles", without_scribbles)
+        loaded = list(pool.map(partial(load_sequence, folder, year, resolution, playable), chosen))
+    return with_scribbles(loaded, folder / "Scribbles", without_scribbles) if playable else loaded
 
 
 def listed(root: Path, year: int, subset: str, resolution: str) -> list[str]:
@@ -75,40 +77,46 @@ def listed(root: Path, year: int, subset: str, resolution: str) -> list[str]:
     if subset == "trainval":
         return listed(root, year, "train", resolution) + listed(root, year, "val", resolution)
     path = root / "ImageSets" / str(year) / f"{subset}.txt"
-    if year == 2016 and not path.is_file():
-        path = root / "ImageSets" / resolution / f"{subset}.txt"
+    by_frame = root / "ImageSets" / resolution / f"{subset}.txt"
+    if year == 2016 and not path.is_file() and by_frame.is_file():
+        path = by_frame
     if not path.is_file():
         raise BadInput(f"{path}: missing; choose another dataset.subset or list the sequences there, one per line")
     entries = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
     return list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
 
 
-def load_sequence(root: Path, year: int, resolution: str, name: str) -> Sequence:
+def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: str) -> Sequence:
     """One sequence, its files checked."""
     merge = year == 2016
-    frames, annotations = numbered_files(root, resolution, name)
+    frames, annotations = numbered_files(root, resolution, name, playable)
     size, num_objects, digests = inspect(frames, annotations, merge=merge)
-    check_official(name, year, resolution, Facts(len(frames), num_objects, f"{size[1]}x{size[0]}"))
+    check_official(name, year, resolution, Facts(len(annotations), num_objects, f"{size[1]}x{size[0]}"))
     paths = sorted((root / "Scribbles" / name).glob("[0-9][0-9][0-9].json"))
     digests += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
     return Sequence(
         name=name,
-        num_frames=len(frames),
+        num_frames=len(annotations),
         num_objects=num_objects,
         size=size,
         manifest=digest_of([f"objects {'merged' if merge else 'apart'}", *digests]),
-        scribbles={int(path.stem): read_scribbles(path, name, len(frames), num_objects, merge) for path in paths},
+        scribbles={int(path.stem): read_scribbles(path, name, len(annotations), num_objects, merge) for path in paths},
         read_frames=partial(read_frames, frames),
         read_annotations=partial(read_annotations, annotations, merge),
         scribbles_expected=SCRIBBLES_PER_SEQUENCE,
     )
 
 
-def numbered_files(root: Path, resolution: str, name: str) -> tuple[list[Path], list[Path]]:
-    """Frames and annotations 00000, 00001, ... of a sequence, or BadInput naming the first that is missing."""
+def numbered_files(root: Path, resolution: str, name: str, playable: bool) -> tuple[list[Path], list[Path]]:
+    """Frames and annotations 00000, 00001, ... of a sequence, or BadInput naming the first that is missing.
+
+    No frames are wanted, nor given, unless it is to be playable.
+    """
     images, masks = (root / kind / resolution / name for kind in ("JPEGImages", "Annotations"))
-    frames, annotations = sorted(images.glob("*.jpg")), sorted(masks.glob("*.png"))
-    if not frames:
+    frames, annotations = sorted(images.glob("*.jpg")) if playable else [], sorted(masks.glob("*.png"))
+    if not playable and not annotations:
+        raise BadInput(f"{masks}: no annotations; get the sequence again or leave {name} out of dataset.sequences")
+    if playable and not frames:
         raise BadInput(f"{images}: no frames; get the sequence again or leave {name} out of dataset.sequences")
     if len(frames) > 1 and [path.stem for path in annotations] == ["00000"]:
         raise BadInput(
@@ -117,7 +125,7 @@ def numbered_files(root: Path, resolution: str, name: str) -> tuple[list[Path], 
     num_frames = max(len(frames), len(annotations))
     for t in range(num_frames):
         for wanted, found in ((images / f"{t:05d}.jpg", frames), (masks / f"{t:05d}.png", annotations)):
-            if t >= len(found) or found[t] != wanted:
+            if (playable or found is annotations) and (t >= len(found) or found[t] != wanted):
                 raise BadInput(f"{wanted}: missing ({num_frames} frames, numbered from 00000); get the sequence again")
     return frames, annotations
 
@@ -158,7 +166,9 @@ def read_scribbles(path: Path, name: str, num_frames: int, num_objects: int, mer
         raise BadInput(f"{path}: no stroke; get the file again or remove it")
     highest = max(stroke.object_id for strokes in read.frames for stroke in strokes)
     if highest > num_objects:
-        raise BadInput(f"{path}: a stroke of object {highest}, but annotations have 1..{num_objects}; get the file again")
+        raise BadInput(
+            f"{path}: a stroke of object {highest}, but annotations have 1..{num_objects}; get the file again"
+        )
     return read
 
 

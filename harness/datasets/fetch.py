@@ -46,13 +46,15 @@ class Bar:
         """The display ends all its bars itself."""
 
 
-def fetch(root: str, archives: Sequence[Mapping[str, str | None]]) -> None:
+def fetch(root: str | None, archives: Sequence[Mapping[str, str | None]]) -> None:
     """Fetch the zip archives of a dataset into `archives/` beside `root`, and unpack them into `root`.
 
     archives: {url, sha256} each; where sha256 is None the digest is logged instead of checked.
     What is there already is neither fetched nor unpacked again. Raises BadInput if an archive cannot be had, is not
     what its digest says, or has a member that would land outside `root`.
     """
+    if root is None or not archives:
+        raise BadInput("task=data: this dataset has no archives to fetch; choose dataset=davis2017 or davis2016")
     folder = Path(root).expanduser()
     pooch.get_logger().setLevel(logging.WARNING)
     for archive in archives:
@@ -65,7 +67,8 @@ def download(url: str, sha256: str | None, folder: Path) -> Path:
     """The archive behind `url`, from `folder` if it is there."""
     path = folder / PurePosixPath(url).name
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         downloader = pooch.HTTPDownloader(progressbar=Bar(display, path.name), chunk_size=CHUNK)
         try:
             pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=path.name, path=folder, downloader=downloader)

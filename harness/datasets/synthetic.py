@@ -15,6 +15,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from harness.api import BadInput, Scribbles
@@ -29,20 +30,20 @@ PHOTOGRAPHS = {
             "astronaut.png",
             "brick.png",
             "camera.png",
+            "clock_motion.png",
             "coffee.png",
-            "coins.png",
             "grass.png",
             "hubble_deep_field.jpg",
+            "moon.png",
             "motorcycle_left.png",
             "motorcycle_right.png",
-            "page.png",
             "retina.jpg",
             "text.png",
         ),
         "sklearn": ("china.jpg",),
     },
     "val": {
-        "skimage": ("chelsea.png", "clock_motion.png", "gravel.png", "ihc.png", "moon.png", "rocket.jpg"),
+        "skimage": ("chelsea.png", "coins.png", "gravel.png", "ihc.png", "page.png", "rocket.jpg"),
         "sklearn": ("flower.jpg",),
         "matplotlib": ("grace_hopper.jpg",),
     },
@@ -94,7 +95,7 @@ def load(
     if min(clips, frames, max_objects) < 1 or min(height, width) < 32 or max_objects > 9:
         raise BadInput(
             f"dataset: clips={clips}, frames={frames}, size={height}x{width}, max_objects={max_objects}; "
-            "wanted a clip, a frame, 32x32 pixels and 1 to 9 objects at least"
+            "wanted clips and frames of at least 1, a size of at least 32x32, and 1 to 9 objects"
         )
     return [load_clip(split, index, frames, (height, width), 1 + index % max_objects, seed) for index in range(clips)]
 
@@ -182,8 +183,8 @@ def generate(
         if visible.all(1).any() and (visible.mean(0) >= IN_SIGHT).all():
             break
     else:
-        raise BadInput(f"no clip of {num_objects} objects fits into {size[1]}x{size[0]} pixels; take fewer or a larger size")
-    frames = render(rng, photographs, camera, bodies, order, coverage)
+        raise BadInput(f"no clip found in which {num_objects} objects stay in sight; take fewer (dataset.max_objects)")
+    frames = render(rng, photographs, time[0], camera, bodies, order, coverage)
     return frames, annotations
 
 
@@ -195,14 +196,15 @@ def in_sight(annotations: np.ndarray, num_objects: int) -> np.ndarray:
 
 def wander(rng: np.random.Generator, time: np.ndarray, reach: float, slowest: float = 90.0) -> np.ndarray:
     """A smooth random path through `time`, within about ±reach."""
-    period = rng.uniform(slowest / 3, slowest, 2)
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    return reach * (0.75 * np.sin(2 * np.pi * time / period[0] + phase[0]) + 0.25 * np.sin(6 * time / period[1] + phase[1]))
+    periods = rng.uniform([slowest / 3, slowest / 5], [slowest, slowest / 2])
+    phases = rng.uniform(0, 2 * np.pi, 2)
+    slow, fast = (np.sin(2 * np.pi * time / period + phase) for period, phase in zip(periods, phases, strict=True))
+    return reach * (0.75 * slow + 0.25 * fast)
 
 
-def similarity(scale: np.ndarray, angle: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def similarity(scale: ArrayLike, angle: ArrayLike, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Scale, rotate (radians), then shift: ...×3×3 for arguments of one shape."""
-    cosine, sine, zero = scale * np.cos(angle), scale * np.sin(angle), np.zeros_like(angle)
+    cosine, sine, zero = np.multiply(scale, np.cos(angle)), np.multiply(scale, np.sin(angle)), np.zeros_like(x)
     rows = [[cosine, -sine, x], [sine, cosine, y], [zero, zero, zero + 1]]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
@@ -214,14 +216,14 @@ def move_camera(rng: np.random.Generator, time: np.ndarray, size: tuple[int, int
     zoom = np.exp(wander(rng, time, 0.18 * restless))
     angle = wander(rng, time, 0.10 * restless)
     x, y = wander(rng, time, 0.16 * width * restless), wander(rng, time, 0.12 * height * restless)
-    to_centre = similarity(np.array(1.0), np.array(0.0), np.array(-width / 2), np.array(-height / 2))
+    to_centre = similarity(1.0, 0.0, -width / 2, -height / 2)
     return similarity(zoom, angle, x + width / 2, y + height / 2) @ to_centre
 
 
 def make_body(rng: np.random.Generator, time: np.ndarray, size: tuple[int, int], camera: np.ndarray) -> Body:
     """A random object on its way."""
     height, width = size
-    radius = np.sqrt(height * width * np.exp(rng.uniform(np.log(0.03), np.log(0.14))) / np.pi)
+    radius = np.sqrt(height * width * np.exp(rng.uniform(np.log(0.04), np.log(0.18))) / np.pi)
     x = rng.uniform(0.12, 0.88) * width + wander(rng, time, rng.uniform(0.05, 0.30) * width)
     y = rng.uniform(0.15, 0.85) * height + wander(rng, time, rng.uniform(0.05, 0.25) * height)
     angle = rng.uniform(0, 2 * np.pi) + wander(rng, time, rng.uniform(0.1, 0.9))
@@ -262,6 +264,7 @@ def cover(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def render(
     rng: np.random.Generator,
     photographs: Items[np.ndarray],
+    time: np.ndarray,
     camera: np.ndarray,
     bodies: list[Body],
     order: np.ndarray,
@@ -274,19 +277,18 @@ def render(
         picks[2] = picks[1]  # two of a kind
     surplus = np.array([width, height]) // 4  # on each side, for the camera to pan over
     backdrop = recolour(rng, piece(rng, photographs[picks[0]], height + 2 * surplus[1], width + 2 * surplus[0]), [])
-    colours = [backdrop.mean((0, 1))]
+    colours = [mean_colour(backdrop)]
     textures = []
     for body, pick in zip(bodies, picks[1:], strict=True):
         side = max(8, round(2 * REACH * np.sqrt(np.linalg.det(body.poses[:, :2, :2])).mean()))
         textures.append(recolour(rng, piece(rng, photographs[pick], side, side), colours))
-        colours.append(textures[-1].mean((0, 1)))
+        colours.append(mean_colour(textures[-1]))
 
-    rest = similarity(np.array(1.0), np.array(0.0), *-surplus.astype(float))
+    rest = similarity(1.0, 0.0, *-surplus)
     centre = np.array([width / 2, height / 2, 1])
     pan = ((camera[2] - camera[1]) @ centre)[:, :2]
-    instants = np.arange(num_frames, dtype=float)
-    defocus = 0.45 + np.maximum(0, wander(rng, instants, rng.choice([0.2, 1.2])))
-    light = 1 + wander(rng, instants, 0.12)[:, None] + wander(rng, instants, 0.03)[:, None] * rng.normal(size=3)
+    defocus = 0.45 + np.maximum(0, wander(rng, time, rng.choice([0.2, 1.2])))
+    light = 1 + wander(rng, time, 0.12)[:, None] + wander(rng, time, 0.03)[:, None] * rng.normal(size=3)
     grain = rng.uniform(1, 5) * rng.standard_normal((height + 32, width + 32, 3), np.float32)
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for t in range(num_frames):
@@ -313,8 +315,8 @@ def paint(frame: np.ndarray, texture: np.ndarray, mask: np.ndarray, pose: np.nda
     )
     alpha = mask[region].astype(np.float32) / 255
     side = len(texture)
-    to_object = similarity(np.array(2 * REACH / side), np.array(0.0), np.array(-REACH), np.array(-REACH))
-    to_region = similarity(np.array(1.0), np.array(0.0), np.array(-region[1].start), np.array(-region[0].start))
+    to_object = similarity(2 * REACH / side, 0.0, -REACH, -REACH)
+    to_region = similarity(1.0, 0.0, -region[1].start, -region[0].start)
     surface = smear(warp(texture, to_region @ pose @ to_object, alpha.shape), blur)
     depth = cv2.blur(cv2.blur(alpha, (soft, soft)), (soft, soft))[..., None]
     alpha = smear(alpha, blur)[..., None]
@@ -348,15 +350,20 @@ def piece(rng: np.random.Generator, photograph: np.ndarray, height: int, width: 
         rows, columns = (np.array([height, width]) * largest * rng.uniform(0.5, 1)).astype(int)
         top, left = (rng.integers(space + 1) for space in photograph.shape[:2] - np.array([rows, columns]))
         crops.append(photograph[top : top + rows, left : left + columns])
-    crop = max(crops, key=lambda crop: float(crop[::8, ::8].std()))
+    crop = max(crops, key=lambda crop: float(crop[::16, ::16].std()))
     shrinks = crop.shape[0] > height
     scaled = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return scaled[:, ::-1] if rng.random() < 0.5 else scaled
 
 
+def mean_colour(image: np.ndarray) -> np.ndarray:
+    """The mean of each channel, float64 3."""
+    return np.array(cv2.mean(image)[:3])
+
+
 def recolour(rng: np.random.Generator, image: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     """`image` in other colours, grey ones tinted, such that its mean stays away from those in `others`; uint8."""
-    mean = image.mean((0, 1))
+    mean = mean_colour(image)
     grey = (image[::4, ::4, 0] == image[::4, ::4, 1]).all()
     best, most = (np.ones(3), np.zeros(3)), -1.0
     for _ in range(12):

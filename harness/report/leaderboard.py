@@ -114,8 +114,8 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
 def reference(name: str, rounds: pd.DataFrame, protocol: Protocol) -> Entry:
     """The row of scores that somebody reported in the official format."""
     weights = {"name": "", "digest": "", "training": "as reported"}
-    objects = rounds.groupby(["sequence", "scribble_idx"])["object_id"].max()
-    samples = [(sequence, index, int(number)) for (sequence, index), number in objects.items()]
+    objects = rounds.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
+    samples = list(objects.itertuples(index=False, name=None))
     return Entry(name, name, weights, len(samples), 0, rounds, summary(rounds, samples, protocol))
 
 

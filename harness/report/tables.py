@@ -4,6 +4,7 @@ import sys
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -11,7 +12,7 @@ def show(title: str, scores: pd.DataFrame, digits: int = 3) -> None:
     """Print a table on the console, numbers with `digits` decimals, text columns to the left."""
     shown = Table(title=title)
     for name, column in scores.items():
-        shown.add_column(str(name), justify="left" if column.dtype.kind in "OSU" else "right", overflow="fold")
+        shown.add_column(escape(str(name)), justify="left" if column.dtype.kind in "OSU" else "right", overflow="fold")
     for row in scores.astype(object).where(scores.notna(), "").itertuples(index=False):
-        shown.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row))
+        shown.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else escape(str(value)) for value in row))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)

@@ -21,6 +21,7 @@ PRESETS: dict[Flow, int] = {
 SEED = 0  # GrabCut starts its colour models with a randomised k-means
 # How far a stroke speaks, in lengths of itself: what lies nearer is likely like it, what lies farther does not change.
 LIKELY, POSSIBLE = 0.1, 1.0
+OTHER_COLOUR = 32  # of 255, in any channel: more than noise and shading do from one frame to the next
 
 
 class GrabCut(Method):
@@ -31,9 +32,10 @@ class GrabCut(Method):
 
     takes_masks = True
 
-    def __init__(self, iterations: int = 3, flow: Flow = "medium", max_side: int = 480) -> None:
+    def __init__(self, iterations: int = 3, flow: Flow = "medium", max_side: int = 320) -> None:
         self.iterations = iterations
-        self.flow = cv2.DISOpticalFlow.create(PRESETS[flow])
+        self.dis = cv2.DISOpticalFlow.create(PRESETS[flow])
+        self.dis.setFinestScale(0)  # the presets stop at half of the size, which tears small objects
         self.max_side = max_side
 
     def start(self, clip: Clip) -> None:
@@ -44,9 +46,12 @@ class GrabCut(Method):
         self.frames = [shrink(frame, self.max_side) for frame in clip.frames]
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in self.frames]
         # A frame looks up what to take from its neighbour, so flow runs from the one that takes to the one that gives.
-        none = np.zeros((*grey[0].shape, 2), np.float32)
-        self.to_previous = {t: self.flow.calc(grey[t], grey[t - 1], none.copy()) for t in range(1, len(grey))}
-        self.to_next = {t: self.flow.calc(grey[t], grey[t + 1], none.copy()) for t in range(len(grey) - 1)}
+        self.to_previous = {t: self.flow(grey[t], grey[t - 1]) for t in range(1, len(grey))}
+        self.to_next = {t: self.flow(grey[t], grey[t + 1]) for t in range(len(grey) - 1)}
+
+    def flow(self, taker: np.ndarray, giver: np.ndarray) -> np.ndarray:
+        """Where each pixel of one grey frame is in the other: displacement in pixels, float32 h×w×2 (x, y)."""
+        return self.dis.calc(taker, giver, np.zeros((*taker.shape, 2), np.float32))
 
     def interact(self, interaction: Interaction) -> Prediction:
         """Correct the annotated frame and carry its mask along. Without strokes or mask nothing changes."""
@@ -94,28 +99,34 @@ class GrabCut(Method):
         if not ours and not against:
             return own
         likely = (own | around(ours, size, LIKELY)) & ~around(against, size, LIKELY)
-        possible = around([*ours, *against], size, POSSIBLE)
-        trimap = np.where(likely, cv2.GC_FGD, cv2.GC_BGD)
-        trimap[possible] = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD)[possible]
-        trimap[known >= 0] = np.where(known == label, cv2.GC_FGD, cv2.GC_BGD)[known >= 0]
-        trimap = trimap.astype(np.uint8)
+        likely = np.where(known >= 0, known == label, likely)
+        open_to_change = around([*ours, *against], size, POSSIBLE) & (known < 0)
+        probably = np.where(likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+        surely = np.where(likely, cv2.GC_FGD, cv2.GC_BGD)
+        trimap = np.where(open_to_change, probably, surely).astype(np.uint8)
         inside = foreground(trimap)
         if inside.all() or not inside.any():
             return inside  # GrabCut needs colours of both sides
         cv2.setRNGSeed(SEED)
-        models = np.zeros((2, 1, 65))
-        cv2.grabCut(image, trimap, (0, 0, 0, 0), *models, self.iterations, cv2.GC_INIT_WITH_MASK)
+        behind, inner = np.zeros((1, 65)), np.zeros((1, 65))  # the colour models, not ours to read
+        cv2.grabCut(image, trimap, (0, 0, 0, 0), behind, inner, self.iterations, cv2.GC_INIT_WITH_MASK)
         return touching(foreground(trimap), own | (known == label))
 
     def carry(self, frame: int) -> None:
         """Give the frame's mask to those that are no nearer to another annotated frame."""
-        for step, flow in ((1, self.to_previous), (-1, self.to_next)):
-            displacement = np.zeros((*self.frames[frame].shape[:2], 2), np.float32)
+        small = cv2.resize(self.masks[frame], self.frames[frame].shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        colours = [histogram(self.frames[frame], small == label) for label in range(self.num_objects + 1)]
+        for step, flow, back in ((1, self.to_previous, self.to_next), (-1, self.to_next, self.to_previous)):
+            displacement = np.zeros((*small.shape, 2), np.float32)
+            doubt = np.zeros(small.shape, np.float32)
             t = frame + step
             while t in flow and all(abs(t - frame) <= abs(t - other) for other in self.annotated - {frame}):
                 # Positions are chained, masks are looked up once: no blur on the way.
-                displacement = flow[t] + look_up(displacement, flow[t], cv2.BORDER_REPLICATE)
+                displacement = flow[t] + look_up(displacement, flow[t])
+                lost = unseen(self.frames[t], self.frames[t - step], flow[t], back[t - step])
+                doubt = np.maximum(lost, look_up(doubt, flow[t]))
                 self.masks[t] = self.carried(self.masks[frame], displacement)
+                self.drop(t, doubt > 0.5, colours)
                 t += step
 
     def carried(self, mask: np.ndarray, displacement: np.ndarray) -> np.ndarray:
@@ -124,6 +135,40 @@ class GrabCut(Method):
         full = cv2.resize(displacement, (width, height)) * np.array((width / w, height / h), np.float32)
         # What comes from outside of the frame is background: there, all planes are 0 and the first one wins.
         return moved(mask, self.num_objects, lambda plane: look_up(plane, full, cv2.BORDER_CONSTANT))
+
+    def drop(self, t: int, doubt: np.ndarray, colours: Sequence[np.ndarray]) -> None:
+        """Take doubtful pixels, bool h×w, off the objects of frame t whose colour they have less than the background's.
+
+        Without it objects leave a trail: ground that they uncover finds them where it looks for itself.
+        """
+        likelihood = [cv2.GaussianBlur(colour[bins(self.frames[t])], (5, 5), 0) for colour in colours]
+        height, width = self.masks[t].shape
+        for label in range(1, self.num_objects + 1):
+            off = (doubt & (likelihood[label] < likelihood[0])).astype(np.float32)
+            off = cv2.resize(off, (width, height)) > 0.5
+            self.masks[t][off & (self.masks[t] == label)] = 0
+
+
+def unseen(taker: np.ndarray, giver: np.ndarray, there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """1 where what `taker` shows is not in `giver`, 0 elsewhere, float32 h×w.
+
+    There, flow does not come back (Sundaram, Brox, Keutzer, ECCV 2010, Equation 5), or it finds another colour.
+    """
+    back = look_up(back, there)
+    missed, lengths = ((there + back) ** 2).sum(axis=-1), (there**2 + back**2).sum(axis=-1)
+    change = cv2.absdiff(taker, look_up(giver, there)).max(axis=-1)
+    return ((missed > 0.01 * lengths + 0.5) | (change > OTHER_COLOUR)).astype(np.float32)
+
+
+def bins(image: np.ndarray) -> np.ndarray:
+    """The colour of each pixel as one of 16³, int h×w."""
+    return (image // 16) @ np.array((256, 16, 1))
+
+
+def histogram(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Share of each of the 16³ colours among the chosen pixels, float32 4096."""
+    counts = np.bincount(bins(image)[where], minlength=4096)
+    return (counts / max(1, counts.sum())).astype(np.float32)
 
 
 def shrink(frame: np.ndarray, max_side: int) -> np.ndarray:
@@ -138,7 +183,7 @@ def moved(labels: np.ndarray, num_objects: int, move: Callable[[np.ndarray], np.
     return np.argmax(planes, axis=0).astype(np.uint8)
 
 
-def look_up(image: np.ndarray, displacement: np.ndarray, border: int) -> np.ndarray:
+def look_up(image: np.ndarray, displacement: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
     """image at x + displacement(x), bilinear: H×W or H×W×C by float32 H×W×2 (x, y)."""
     height, width = displacement.shape[:2]
     x = displacement[..., 0] + np.arange(width, dtype=np.float32)

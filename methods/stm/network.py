@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from harness.api import BadInput
 from methods.blocks.decoder import Compress, Refine, enlarge
 from methods.blocks.memory import KeyValue, KeyValueHead, read_memory
 from methods.blocks.padding import crop, pad
@@ -80,6 +81,8 @@ class STMInteractive(nn.Module):
 
     def __init__(self, size: Size = "paper") -> None:
         super().__init__()
+        if size not in SHAPES:
+            raise BadInput(f"size={size}: not of STM; choose one of {', '.join(SHAPES)}")
         width, blocks, decoder = SHAPES[size]
         channels = 16 * width
         self.memory_encoder = Trunk(3 + len(Annotation._fields), width, blocks)

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.parity.goldens import folders
 
 from harness.api import Clip, Interaction, Prediction
 from harness.protocol import Lap, Protocol
 from harness.scribbles import read
 from harness.session import play
 from harness.summary import report_columns, summarize
+from tests.parity.goldens import folders
 
-RUNS = [path for folder in folders("evaluation/session") for path in sorted(folder.glob("*.json")) if path.stem != "meta"]
+RUNS = [run for folder in folders("evaluation/session") for run in sorted(folder.glob("[A-Z]_*.json"))]
 
 
 class Replay:
