@@ -6,7 +6,7 @@ The harness plays a sample with a `Method`; a method knows this module, draws st
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -87,15 +87,11 @@ class Prediction:
 
 
 class Method(Protocol):
-    """An interactive segmentation method. Any class with `start` and `interact` will do.
+    """An interactive segmentation method: any class with `start` and `interact`. It may also have
 
-    takes_masks: whether `interact` understands an `Interaction` with a mask.
+    takes_masks: True if `interact` understands an `Interaction` with a mask.
+    warm_up(clip): pays one-off costs (kernels, allocator) at the clip's size; never timed, must leave no state.
     """
-
-    takes_masks: ClassVar[bool] = False
-
-    def warm_up(self, clip: Clip) -> None:
-        """Pay one-off costs (kernels, allocator) at the clip's size. Optional, never timed, must leave no state."""
 
     def start(self, clip: Clip) -> None:
         """Begin a sample and forget the last one. Timed: charged to the first round."""

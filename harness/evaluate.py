@@ -42,7 +42,7 @@ def evaluate(
     recompute: play also what has a complete record.
     A sample whose method fails is recorded as failed and the run goes on. Raises BadInput before any method runs.
     """
-    rules: Protocol = instantiate(protocol, _convert_="all")
+    rules: Protocol = build(protocol, name=protocol.name)
     watch: Clock = build(clock, method=method.name)
     sequences: list[Sequence] = build(dataset)
     samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
@@ -106,9 +106,9 @@ def play_and_record(
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:
-    """What a choice of a config group stands for: its `_target_`, called."""
+    """What a choice of a config group stands for: its `_target_`, called with the keys that are arguments."""
     try:
-        return instantiate(without(config, DESCRIPTIVE), **arguments)
+        return instantiate(without(config, DESCRIPTIVE), **arguments, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, BadInput):
             raise error.__cause__ from None

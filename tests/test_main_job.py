@@ -1,6 +1,5 @@
 """The command line, as a user has it: resume, failures, bad input, caching."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = ("dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]", "protocol.max_interactions=3", "clock=modelled")
 
-GUESTS = '''
-import os
+GUESTS = """
 import numpy as np
 from harness.api import Prediction
 
@@ -31,12 +29,12 @@ class Guest:
             masks += 7
         if self.does == "shape":
             masks = masks[1:]
-        if self.does == "nan":
+        if self.does == "holes":
             masks = np.full(masks.shape, np.nan)
         if self.does == "torch":
             import torch
         return Prediction(masks)
-'''
+"""
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
@@ -45,8 +43,18 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    return subprocess.run(command(folder, *overrides), cwd=ROOT, env=environment, text=True, capture_output=True)
+    return subprocess.run(command(folder, *overrides), cwd=ROOT, text=True, capture_output=True)
+
+
+def guests(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> str:
+    """Plug in methods from outside the tree; gives the override that finds them."""
+    place = folder / "plugins"
+    (place / "method").mkdir(parents=True)
+    (place / "guests.py").write_text(GUESTS)
+    for name in names:
+        (place / "method" / f"{name}.yaml").write_text(f"name: {name}\n_target_: guests.Guest\ndoes: {name}\n")
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    return f"hydra.searchpath=[file://{place}]"
 
 
 def recorded(folder: Path) -> dict[str, bytes]:
@@ -77,21 +85,16 @@ def test_killed_run_resumes_to_the_same_records(tmp_path: Path) -> None:
     assert tables[0].read_text() == tables[1].read_text()
 
 
-def test_failures_are_counted_never_scored(tmp_path: Path) -> None:
-    (tmp_path / "guests.py").write_text(GUESTS)
-    (tmp_path / "method").mkdir()
-    for does in ("nothing", "raise", "label", "shape", "nan"):
-        config = f"name: {does}\n_target_: guests.Guest\ndoes: {does}\n"
-        (tmp_path / "method" / f"{does}.yaml").write_text(config)
-    guests = "method=nothing,raise,label,shape,nan"
-    done = run(tmp_path, *SMALL, "clock=wall", f"hydra.searchpath=[file://{tmp_path}]", guests)
+def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("nothing", "raise", "label", "shape", "holes")
+    done = run(tmp_path, *SMALL, "clock=wall", guests(tmp_path, monkeypatch, *names), f"method={','.join(names)}")
     assert done.returncode == 1
     assert "7 samples failed" in done.stderr
     table = pd.read_csv(tmp_path / "reports" / "synthetic-davis2020-wall" / "table.csv").set_index("method")
-    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "nan": 2}
+    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "holes": 2}
     assert table.loc["raise", "samples"] == "1 of 2"
     assert table.loc["raise", "rank"] == "-"
-    assert table.loc[["label", "shape", "nan"], "AUC"].isna().all()
+    assert table.loc[["label", "shape", "holes"], "AUC"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -112,18 +115,14 @@ def test_bad_input_is_one_line(tmp_path: Path, override: str, told: str) -> None
     assert not recorded(tmp_path)
 
 
-def test_second_run_only_skips_and_imports_no_torch(tmp_path: Path) -> None:
-    (tmp_path / "guests.py").write_text(GUESTS)
-    (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "torchy.yaml").write_text("name: torchy\n_target_: guests.Guest\ndoes: torch\n")
-    options = (*SMALL, "clock=wall", f"hydra.searchpath=[file://{tmp_path}]", "method=torchy")
+def test_second_run_only_skips_and_imports_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*SMALL, "clock=wall", guests(tmp_path, monkeypatch, "torch"), "method=torch")
     first = run(tmp_path, *options)
     assert first.returncode == 0, first.stderr
     before = recorded(tmp_path)
     second = subprocess.run(
         [sys.executable, "-X", "importtime", *command(tmp_path, *options)[1:]],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
         text=True,
         capture_output=True,
     )

@@ -82,7 +82,8 @@ def test_the_same_answer_every_time_whatever_was_played_before(make: Callable[[]
     other, _ = moving_discs(num_objects=1, frames=3, size=(48, 80))
     fresh, used = make(), make()
     two_rounds(used, moving_discs(num_objects=1)[0])
-    used.warm_up(other)
+    if hasattr(used, "warm_up"):
+        used.warm_up(other)
     for ours, theirs in zip(two_rounds(fresh, clip), two_rounds(used, clip), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

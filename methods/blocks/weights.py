@@ -106,16 +106,19 @@ def rename(
     ours: StateDict = {}
     left = dict(theirs)
     for key, names in sources.items():
-        parts = []
+        parts, want = [], shapes[key]
         for name in names:
             if name not in left and name.endswith("num_batches_tracked"):
                 left[name] = torch.tensor(0)
             if name not in left:
                 raise BadInput(f"{path}: key {name} is missing; is it another network's file?")
-            parts.append(left.pop(name))
+            part = left.pop(name)
+            if (part.shape[:1], part.shape[2:]) != (want[:1], want[2:]):
+                raise BadInput(f"{path}: key {name} is {tuple(part.shape)}, which does not fit {key}, {tuple(want)}")
+            parts.append(part)
         ours[key] = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if ours[key].shape != shapes[key]:
-            raise BadInput(f"{path}: key {names[0]} makes {tuple(ours[key].shape)}, wanted {tuple(shapes[key])}")
+        if ours[key].shape != want:
+            raise BadInput(f"{path}: key {names[0]} makes {key} {tuple(ours[key].shape)}, wanted {tuple(want)}")
     if left:
         raise BadInput(f"{path}: key {min(left)} is not known; is it another network's file?")
     return ours

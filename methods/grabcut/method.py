@@ -32,7 +32,7 @@ class GrabCut(Method):
 
     takes_masks = True
 
-    def __init__(self, iterations: int = 3, flow: Flow = "medium", max_side: int = 320) -> None:
+    def __init__(self, iterations: int = 3, flow: Flow = "medium", max_side: int = 480) -> None:
         self.iterations = iterations
         self.dis = cv2.DISOpticalFlow.create(PRESETS[flow])
         self.dis.setFinestScale(0)  # the presets stop at half of the size, which tears small objects

@@ -1,6 +1,5 @@
 """The installed davisinteractive, playing the same masks, gives our scores, frames and strokes."""
 
-
 import numpy as np
 import pytest
 

@@ -1,0 +1,131 @@
+"""What is recorded comes back, is compared with its like alone, and leaves in the formats that others read."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from harness import records
+from harness.api import BadInput, Stroke
+from harness.protocol import Protocol
+from harness.provenance import source_digest
+from harness.records import Key, Record
+from harness.report import exchange
+from harness.report.leaderboard import boards, entry, reference, table
+from harness.scribbles import empty
+from harness.session import Round, on_frame
+
+SHAPE = (4, 12, 16)
+
+
+def make_round(number: int, rng: np.random.Generator) -> Round:
+    scribbles = on_frame([Stroke(rng.random((5, 2)), 2)], number, empty("clip", SHAPE[0]))
+    jaccard, contour = rng.random((2, SHAPE[0], 2))
+    masks = rng.integers(0, 3, SHAPE).astype(np.uint8)
+    return Round(number, number, scribbles, masks, jaccard, contour, seconds=0.5 * number)
+
+
+def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> Path:
+    """A record of two rounds; `changes` go into its protocol."""
+    rng = np.random.default_rng(index)
+    protocol = asdict(Protocol("p", max_interactions=2, **changes))
+    entry = {
+        "method": {"name": "m", "_target_": "m.M"},
+        "weights": {"name": "none", "digest": "", "training": "none needed"},
+        "protocol": protocol,
+        "clock": {"name": "wall"},
+        "source": "s",
+    }
+    key = Key({"sequence": "clip", "scribble_idx": index, "manifest": "x"}, entry)
+    rows = [row for number in (1, 2) for row in records.rows_of(make_round(number, rng), key)]
+    clip = {"num_frames": 4, "num_objects": 2, "size": SHAPE[1:]}
+    about = {"dataset": {"name": "d"}, "scribbles": "1 of 1"}
+    return records.write(folder, key, rows, clip=clip, provenance=about, error=error)
+
+
+def test_record_gives_back_what_was_played(tmp_path: Path) -> None:
+    record = records.read(write(tmp_path), content=True)
+    rng = np.random.default_rng(1)
+    for number in (1, 2):
+        played = make_round(number, rng)
+        np.testing.assert_array_equal(records.masks_of(record, number), played.masks)
+        frame, scribbles = records.scribbles_of(record, number)
+        assert frame == played.frame
+        np.testing.assert_array_equal(scribbles.frames[frame][0].path, played.new.frames[frame][0].path)
+        rows = record.rows[record.rows.interaction == number]
+        np.testing.assert_array_equal(rows.jaccard.to_numpy().reshape(SHAPE[0], 2), played.jaccard)
+
+
+def test_first_complete_record_wins_and_failures_give_way(tmp_path: Path) -> None:
+    failed = write(tmp_path, error="Traceback: no")
+    assert failed.name.endswith(".failed.parquet")
+    assert records.read(failed).status == "failed"
+    path = write(tmp_path)
+    first = path.stat().st_ino
+    assert not failed.exists()
+    assert write(tmp_path) == path
+    assert path.stat().st_ino == first
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_other_protocols_never_share_a_board(tmp_path: Path) -> None:
+    found = [records.read(write(tmp_path, **change)) for change in ({}, {"metric": "J"}, {"max_time": 10})]
+    assert [len(board.samples) for board in boards(found)] == [1, 1, 1]
+    found.append(records.read(write(tmp_path, index=2)))
+    assert sorted(table(board)["samples"].item() for board in boards(found)) == ["1 of 1", "1 of 1", "2 of 2"]
+
+
+def test_official_csv_round_trip_keeps_the_score(tmp_path: Path) -> None:
+    protocol = Protocol("p", max_interactions=2)
+    ours = entry("m", [records.read(write(tmp_path, index=i)) for i in (1, 2)], protocol)
+    path = exchange.write_csv(ours, tmp_path)
+    assert pd.read_csv(path, index_col=0).columns.tolist() == records.SCHEMA.names[:10]
+    assert reference("theirs", exchange.read_csv(path), protocol).summary == ours.summary
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda text: text.replace("jaccard", "iou"), "line 1: no column jaccard"),
+        (lambda text: text.replace(",clip,1,1,", ",clip,0,1,", 1), "line 2: scribble_idx=0"),
+        (lambda text: text.splitlines()[0] + "\n", "no rows"),
+        (lambda text: "", "not a readable CSV"),
+    ],
+)
+def test_csv_that_is_none_is_refused(tmp_path: Path, spoil: Any, told: str) -> None:
+    path = exchange.write_csv(entry("m", [records.read(write(tmp_path))], Protocol("p", max_interactions=2)), tmp_path)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(BadInput, match=told) as caught:
+        exchange.read_csv(path)
+    assert str(path) in str(caught.value)
+
+
+def test_masks_leave_as_davis_pngs(tmp_path: Path) -> None:
+    record: Record = records.read(write(tmp_path))
+    folder = exchange.write_masks(entry("m", [record], Protocol("p", max_interactions=2)), tmp_path)
+    png = Image.open(folder / "clip-1" / "round-2" / "00003.png")
+    assert png.mode == "P"
+    assert png.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # type: ignore[index]
+    np.testing.assert_array_equal(np.asarray(png), records.masks_of(records.read(record.path, content=True), 2)[3])
+
+
+def test_source_digest_follows_what_a_method_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "guest_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "method.py").write_text("from guest_package import shared\nfrom .near import x\nimport os\n")
+    for name in ("shared", "near", "unrelated"):
+        (package / f"{name}.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for name in ("method", "unrelated", "shared", "near"):
+        with (package / f"{name}.py").open("a") as file:
+            file.write("# changed\n")
+        source_digest.cache_clear()
+        digests.append(source_digest("guest_package.method.Method"))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
