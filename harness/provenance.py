@@ -57,7 +57,7 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
 def source_digest(target: str) -> str:
     """Digest of the code a score depends on: our scoring modules and what `target`'s own package imports of itself.
 
-    target: dotted path of the method's class. Only the `__init__` files of its packages are executed.
+    target: dotted path of the method's class. None of its code is executed.
     """
     modules = {f"harness.{name}" for name in SCORING}
     pending = [target.rpartition(".")[0]]
@@ -66,13 +66,13 @@ def source_digest(target: str) -> str:
         if module not in modules:
             modules.add(module)
             pending += own_imports(module)
-    return digest(*(Path(file_of(module)).read_bytes() for module in sorted(modules)))
+    return digest(*(file_of(module).read_bytes() for module in sorted(modules)))
 
 
 def own_imports(module: str) -> Iterator[str]:
     """The modules of the same top-level package that `module` imports."""
     package = module.partition(".")[0]
-    for node in ast.walk(ast.parse(Path(file_of(module)).read_bytes())):
+    for node in ast.walk(ast.parse(file_of(module).read_bytes())):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -83,16 +83,20 @@ def own_imports(module: str) -> Iterator[str]:
         yield from (name for name in names if name.partition(".")[0] == package and find_file(name))
 
 
-def find_file(module: str) -> str | None:
-    """The file of a module; None when there is no such module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+def find_file(module: str) -> Path | None:
+    """The file of a module, found without importing anything; None when there is no such module."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
         return None
-    return spec.origin if spec else None
+    if spec.submodule_search_locations is None:
+        return Path(spec.origin) if spec.origin and not rest else None
+    paths = [Path(folder, *rest) for folder in spec.submodule_search_locations]
+    files = [file for path in paths for file in (path / "__init__.py", path.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
 
 
-def file_of(module: str) -> str:
+def file_of(module: str) -> Path:
     """The file of a module that must exist."""
     file = find_file(module)
     if file is None:
