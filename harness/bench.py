@@ -15,7 +15,7 @@ from harness.metrics import Scorer
 from harness.progress import bar
 from harness.protocol import Protocol
 from harness.provenance import machine
-from harness.report.tables import show
+from harness.report.tables import markdown, show
 from harness.robot import correct, next_frame
 from harness.scribbles import empty
 from harness.session import on_frame
@@ -36,10 +36,9 @@ def bench(bench: str, reports: str, rounds: int, frames: int, objects: list[int]
     folder.mkdir(parents=True, exist_ok=True)
     about = "\n".join(f"- {key}: {value}" for key, value in machine().items())
     command = f"uv run run.py task=bench bench={bench} rounds={rounds} frames={frames}"
-    markdown = table.to_markdown(index=False, floatfmt=".3f")
     (folder / f"{bench}.md").write_text(
         f"# One round of evaluation\n\nJ, F, choice of frame and robot on {frames} frames of {SIZE[1]}x{SIZE[0]}: "
-        f"seconds, medians of {rounds} rounds, interleaved in one process. `{command}`\n\n{markdown}\n\n{about}\n"
+        f"seconds, medians of {rounds} rounds, interleaved in one process. `{command}`\n\n{markdown(table)}\n\n{about}\n"
     )
     log.info("written: %s", folder / f"{bench}.md")
 

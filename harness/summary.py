@@ -70,12 +70,17 @@ def summarize(
     # The end is not sorted in: where rounds took longer than that, the last trapezoid is negative.
     time = np.concatenate([[0.0], time, [end]])
     curve = np.concatenate([[0.0], curve, curve[-1:]])
-    longest = time.max()
     return {
-        "auc": float(np.trapezoid(curve, time) / longest) if longest else 0.0,
+        "auc": area(time, curve),
         "metric_at_threshold": {"threshold": threshold, metric: float(np.interp(threshold, time, curve))},
         "curve": {"time": time.tolist(), metric: curve.tolist()},
     }
+
+
+def area(time: np.ndarray, curve: np.ndarray) -> float:
+    """AUC: the area under a curve of quality over seconds, divided by its longest time; 0 if no time passes."""
+    longest = time.max()
+    return float(np.trapezoid(curve, time) / longest) if longest else 0.0
 
 
 def fill_in(rounds: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What is recorded comes back, is compared with its like alone, and leaves in the formats that others read."""
 
+import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from harness.report import exchange
 from harness.report.leaderboard import boards, entry, reference, table
 from harness.scribbles import empty
 from harness.session import Round, on_frame
+from tests.parity.goldens import FULL
 
 SHAPE = (4, 12, 16)
 
@@ -102,6 +105,33 @@ def test_csv_that_is_none_is_refused(tmp_path: Path, spoil: Any, told: str) -> N
     with pytest.raises(BadInput, match=told) as caught:
         exchange.read_csv(path)
     assert str(path) in str(caught.value)
+
+
+SUMMARY = {"auc": 0.5, "metric_at_threshold": {"threshold": 60}, "curve": {"time": [0, 1, 2], "J": [0, 0.5, 1.0]}}
+
+
+def test_published_summary_is_recomputed_from_its_curve(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(SUMMARY))
+    assert exchange.read_summary(path)["metric_at_threshold"]["J"] == 1.0
+    changes: list[dict[str, Any]] = [
+        {"auc": 0.6},
+        {"curve": {"time": [0, 1], "J": [0, 0.5, 1.0]}},
+        {"curve": {}},
+        {"auc": None},
+    ]
+    for change in changes:
+        path.write_text(json.dumps(SUMMARY | change))
+        with pytest.raises(BadInput, match=re.escape(str(path))):
+            exchange.read_summary(path)
+
+
+@pytest.mark.parametrize("path", sorted((FULL.parent / "published" / "atnet").glob("summary_*.json")), ids=str)
+def test_real_summary(path: Path) -> None:
+    theirs = json.loads(path.read_text())
+    ours = exchange.read_summary(path)
+    assert ours["auc"] == pytest.approx(theirs["auc"], abs=1e-12)
+    assert ours["metric_at_threshold"] == pytest.approx(theirs["metric_at_threshold"], abs=1e-12)
 
 
 def test_masks_leave_as_davis_pngs(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from harness.api import BadInput
 from harness.evaluate import NOTES
 from harness.records import Record
 from harness.report import exchange, figures
-from harness.report.leaderboard import boards, canonical, notes, reference, table
-from harness.report.tables import show
+from harness.report.leaderboard import boards, canonical, notes, published, reference, table
+from harness.report.tables import markdown, show
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +37,17 @@ class Leaderboard(Callback):
 def report(results: str, reports: str, references: list[str], csv: bool, masks: bool) -> None:
     """Render every board that has records under `results`, from its newest code's records.
 
-    references: reports in the official CSV format, scored by each board's protocol and shown beside ours.
+    references: reports (.csv) and summaries (.json) in the official formats, shown beside ours: a report is scored by
+        each board's protocol, a summary goes to the boards of its metric.
     csv: also write each entry's official report; masks: also write its masks as palette PNGs, round by round.
     """
     paths = sorted(Path(results, "runs").glob("*/*-*.parquet"))
     if not paths:
         raise BadInput(f"{results}/runs: no records; play some with `uv run run.py`")
-    others = {Path(path).stem: exchange.read_csv(Path(path)) for path in references}
+    others = {
+        path.stem: exchange.read_summary(path) if path.suffix == ".json" else exchange.read_csv(path)
+        for path in map(Path, references)
+    }
     render(newest([records.read(path) for path in paths]), Path(results), Path(reports), others, csv, masks)
 
 
@@ -66,7 +70,7 @@ def render(
     found: Iterable[Record],
     results: Path,
     reports: Path,
-    references: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+    references: Mapping[str, pd.DataFrame | dict[str, Any]] = MappingProxyType({}),
     csv: bool = False,
     masks: bool = False,
 ) -> int:
@@ -77,22 +81,25 @@ def render(
     failed = 0
     for board in boards(found):
         failed += sum(entry.failed for entry in board.entries)
-        board.entries.extend(reference(label, rounds, board.protocol) for label, rounds in references.items())
+        for label, given in references.items():
+            if isinstance(given, pd.DataFrame):
+                board.entries.append(reference(label, given, board.protocol))
+            elif board.protocol.metric in given["curve"]:
+                board.entries.append(published(label, given))
         folder = reports / f"{board.dataset['name']}-{board.protocol.name}-{board.clock}"
         folder.mkdir(parents=True, exist_ok=True)
         scores = table(board)
         scores.to_csv(folder / "table.csv", index=False)
         pictures = figures.curves(board, folder)[:1]
-        for entry in (entry for entry in board.entries if entry.records):
+        for entry in (entry for entry in board.entries if entry.records and len(entry.rounds)):
             pictures.append(figures.film_strip(entry, results / "runs", folder))
             if csv:
                 exchange.write_csv(entry, folder)
             if masks:
                 exchange.write_masks(entry, folder)
-        markdown = scores.to_markdown(index=False, floatfmt=".3f", missingval="")
         shown = "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures)
         told = "\n".join(f"- {note}" for note in notes(board))
-        (folder / "table.md").write_text(f"# {board.title}\n\n{markdown}\n\n{shown}\n\n{told}\n")
+        (folder / "table.md").write_text(f"# {board.title}\n\n{markdown(scores)}\n\n{shown}\n\n{told}\n")
         show(board.title, scores)
         log.info("written: %s", folder)
     return failed

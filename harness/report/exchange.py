@@ -1,6 +1,8 @@
 """Scores and masks in the formats that others read: the official report's CSV, palette PNGs."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ from PIL import Image
 from harness import records
 from harness.api import BadInput
 from harness.report.leaderboard import Entry
-from harness.summary import report_columns
+from harness.summary import COLUMN, area, report_columns
 
 
 def write_csv(entry: Entry, folder: Path) -> Path:
@@ -41,6 +43,35 @@ def read_csv(path: Path) -> pd.DataFrame:
     if rows.empty:
         raise BadInput(f"{path}: no rows; give a report with at least one round")
     return rows[report_columns]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A session's summary in davisinteractive's JSON format, AUC and score at the threshold computed from its curve.
+
+    Raises BadInput for what is none, or whose AUC is not that of its curve.
+    """
+    try:
+        given = json.loads(path.read_text())
+        (metric,) = set(given["curve"]) - {"time"}
+        time, score = (np.array(given["curve"][key], float) for key in ("time", metric))
+        threshold = float(given["metric_at_threshold"]["threshold"])
+        auc = float(given["auc"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{path}: not a summary ({reason}); give one that davisinteractive saved") from error
+    if metric not in COLUMN or time.ndim != 1 or time.shape != score.shape or len(time) < 3:
+        raise BadInput(
+            f"{path}: curve of {metric} has {time.shape} times and {score.shape} scores; give a whole summary"
+        )
+    if not (np.isfinite(time).all() and (score >= 0).all() and (score <= 1).all()):
+        raise BadInput(f"{path}: curve: wanted finite times and scores in 0..1")
+    if abs(area(time, score) - auc) > 1e-9:
+        raise BadInput(f"{path}: auc={auc}, but its curve has {area(time, score):.6f}; one of them was changed")
+    return {
+        "auc": area(time, score),
+        "metric_at_threshold": {"threshold": threshold, metric: float(np.interp(threshold, time, score))},
+        "curve": {"time": time.tolist(), metric: score.tolist()},
+    }
 
 
 def write_masks(entry: Entry, folder: Path) -> Path:

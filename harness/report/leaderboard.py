@@ -111,12 +111,19 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
     )
 
 
+AS_REPORTED = {"name": "", "digest": "", "training": "as reported"}
+
+
 def reference(name: str, rounds: pd.DataFrame, protocol: Protocol) -> Entry:
-    """The row of scores that somebody reported in the official format."""
-    weights = {"name": "", "digest": "", "training": "as reported"}
+    """The row of a report in the official format, scored by the board's protocol."""
     objects = rounds.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
     samples = list(objects.itertuples(index=False, name=None))
-    return Entry(name, name, weights, len(samples), 0, rounds, summary(rounds, samples, protocol))
+    return Entry(name, name, AS_REPORTED, len(samples), 0, rounds, summary(rounds, samples, protocol))
+
+
+def published(name: str, summary: dict[str, Any]) -> Entry:
+    """The row of an official summary: a curve, of which nobody here saw the samples."""
+    return Entry(name, name, AS_REPORTED, 0, 0, pd.DataFrame(), summary)
 
 
 def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol) -> dict[str, Any]:
@@ -154,7 +161,9 @@ def table(board: Board) -> pd.DataFrame:
             "rank": None,
             "method": entry.label,
             "weights": entry.weights["training"],
-            "samples": f"{entry.samples} of {len(board.samples)}",
+            "samples": "elsewhere"
+            if entry.rounds.empty and not entry.failed
+            else f"{entry.samples} of {len(board.samples)}",
             "failed": entry.failed,
         }
         if entry.summary:
@@ -162,7 +171,7 @@ def table(board: Board) -> pd.DataFrame:
             row |= {"AUC": entry.summary["auc"], "until [s]": time[-1]}
             row |= {threshold: entry.summary["metric_at_threshold"][board.protocol.metric]}
             row |= {f"{board.metric} {i}": value for i, value in enumerate(score[1:-1], 1)}
-            row |= speed(entry.rounds)
+            row |= speed(entry.rounds) if len(entry.rounds) else {}
         rows.append((entry.samples < len(board.samples), -row.get("AUC", 0), row))
     rows.sort(key=lambda item: item[:2])
     for rank, (partial, _, row) in enumerate(rows, 1):

@@ -16,3 +16,8 @@ def show(title: str, scores: pd.DataFrame, digits: int = 3) -> None:
     for row in scores.astype(object).where(scores.notna(), "").itertuples(index=False):
         shown.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else escape(str(value)) for value in row))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+def markdown(scores: pd.DataFrame) -> str:
+    """A table as Markdown, numbers with three decimals, counts with none."""
+    return scores.astype(object).to_markdown(index=False, floatfmt=".3f", missingval="")
