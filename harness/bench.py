@@ -38,7 +38,8 @@ def bench(bench: str, reports: str, rounds: int, frames: int, objects: list[int]
     command = f"uv run run.py task=bench bench={bench} rounds={rounds} frames={frames}"
     (folder / f"{bench}.md").write_text(
         f"# One round of evaluation\n\nJ, F, choice of frame and robot on {frames} frames of {SIZE[1]}x{SIZE[0]}: "
-        f"seconds, medians of {rounds} rounds, interleaved in one process. `{command}`\n\n{markdown(table)}\n\n{about}\n"
+        f"seconds, medians of {rounds} rounds, interleaved in one process. `{command}`\n\n"
+        f"{markdown(table)}\n\n{about}\n"
     )
     log.info("written: %s", folder / f"{bench}.md")
 

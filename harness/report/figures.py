@@ -80,7 +80,7 @@ def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path
                     mark(axis, draw(strokes, frames.shape[1:3]))
             row[0].set_ylabel(f"round {i}", fontsize=7)
         figure.suptitle(f"{entry.label}{untrained(entry)} on {record.key.sample['sequence']}", fontsize=8)
-        return save(figure, folder / f"strip-{entry.slug}", formats=("png",))[0]
+        return save(figure, folder / f"strip-{entry.slug}", formats=("jpg",))[0]
 
 
 def median_sample(entry: Entry) -> Path:
