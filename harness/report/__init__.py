@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +16,10 @@ from omegaconf import DictConfig
 from harness import records
 from harness.api import BadInput
 from harness.evaluate import NOTES
+from harness.provenance import digest
 from harness.records import Record
 from harness.report import exchange, figures
-from harness.report.leaderboard import boards, canonical, notes, published, reference, table
+from harness.report.leaderboard import Board, boards, canonical, notes, published, reference, table
 from harness.report.tables import markdown, show
 
 log = logging.getLogger(__name__)
@@ -79,14 +81,14 @@ def render(
     A folder holds table.md, table.csv, curves.png, curves.svg, a film strip per entry, and what `report` was asked for.
     """
     failed = 0
-    for board in boards(found):
+    for name, board in named(boards(found)):
         failed += sum(entry.failed for entry in board.entries)
         for label, given in references.items():
             if isinstance(given, pd.DataFrame):
                 board.entries.append(reference(label, given, board.protocol))
             elif board.protocol.metric in given["curve"]:
                 board.entries.append(published(label, given))
-        folder = reports / f"{board.dataset['name']}-{board.protocol.name}-{board.clock}"
+        folder = reports / name
         folder.mkdir(parents=True, exist_ok=True)
         scores = table(board)
         scores.to_csv(folder / "table.csv", index=False)
@@ -103,3 +105,13 @@ def render(
         show(board.title, scores)
         log.info("written: %s", folder)
     return failed
+
+
+def named(boards: list[Board]) -> list[tuple[str, Board]]:
+    """Boards with a folder name each: dataset, protocol and clock, and a digest where that is not enough."""
+    names = [f"{board.dataset['name']}-{board.protocol.name}-{board.clock}" for board in boards]
+    rules = [digest(canonical([board.dataset, asdict(board.protocol)]).encode())[:6] for board in boards]
+    return [
+        (f"{name}-{rule}" if names.count(name) > 1 else name, board)
+        for name, rule, board in zip(names, rules, boards, strict=True)
+    ]
