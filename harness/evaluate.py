@@ -2,7 +2,8 @@
 
 import logging
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,61 +49,66 @@ def evaluate(
     samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
     mine = samples[parse_shard(shard)]
     entry = entry_of(method, protocol, clock)
-    about = OmegaConf.to_container(without(dataset, SELECTION), resolve=True)
     runs = Path(results, "runs")
     notes = Path(HydraConfig.get().runtime.output_dir, NOTES)
     notes.parent.mkdir(parents=True, exist_ok=True)
 
-    player: Method | None = None
+    player = cache(partial(build_method, method, rules))
     played = 0
     for sequence, index in bar(mine, method.name):
         key = records.Key({"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}, entry)
         path = key.path(runs)
         if recompute or not path.exists():
-            player = player or build_method(method, rules)
-            path = play_and_record(player, sequence, index, rules, watch, runs, key, about, recompute)
+            clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
+            records.write_thumbnails(runs, sequence.manifest, clip.frames)
+            rows, error = play_sample(player, clip, sequence, index, rules, watch, key)
+            path = records.write(runs, key, rows, **about(sequence, dataset), error=error, replace=recompute)
             played += 1
+            if error:
+                player.cache_clear()  # who failed starts afresh
         with notes.open("a") as file:
             file.write(f"{path}\n")
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, played, len(mine) - played)
 
 
-def play_and_record(
-    method: Method,
+def play_sample(
+    player: Callable[[], Method],
+    clip: Clip,
     sequence: Sequence,
     index: int,
     protocol: Protocol,
     clock: Clock,
-    runs: Path,
     key: records.Key,
-    dataset: Any,
-    recompute: bool,
-) -> Path:
-    """Play one sample and write its record, a failed one if the method fails."""
-    clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
-    scribbles = sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
-    records.write_thumbnails(runs, sequence.manifest, clip.frames)
-    rows: list[dict[str, Any]] = []
-    error = ""
+) -> tuple[list[dict[str, Any]], str]:
+    """The record's rows of one sample, as far as it went, and the traceback if the method failed."""
     if protocol.engine == "official":
         from harness.official import play
     else:
         from harness.session import play
+    scribbles = sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
+    rows: list[dict[str, Any]] = []
     try:
-        for round in play(method, clip, sequence.read_annotations(), scribbles, protocol, clock):
+        for round in play(player(), clip, sequence.read_annotations(), scribbles, protocol, clock):
             rows += records.rows_of(round, key)
     except BadInput:
         raise
     except Exception:  # whatever a guest does, the house goes on; the record says what it did
         error = traceback.format_exc()
         log.error("%s failed on %s: %s", key.entry["method"]["name"], sequence.name, error.splitlines()[-1])
-    provenance = {
-        "dataset": dataset,
-        "scribbles": f"{len(sequence.scribbles)} of {sequence.scribbles_expected}, drawn by {sequence.drawn_by}",
-        **machine(),
+        return rows, error
+    return rows, ""
+
+
+def about(sequence: Sequence, dataset: DictConfig) -> dict[str, dict[str, Any]]:
+    """What a record says beside its key and rows: the clip, and where data and scores come from."""
+    return {
+        "clip": {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size},
+        "provenance": {
+            "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
+            "scribbles": f"{len(sequence.scribbles)} of {sequence.scribbles_expected}, drawn by {sequence.drawn_by}",
+            **machine(),
+        },
     }
-    about = {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size}
-    return records.write(runs, key, rows, clip=about, provenance=provenance, error=error, replace=recompute)
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:

@@ -19,6 +19,8 @@ from harness.api import Prediction
 class Guest:
     def __init__(self, does):
         self.does = does
+        if does == "stillborn":
+            raise RuntimeError("no memory left")
     def start(self, clip):
         self.clip = clip
     def interact(self, interaction):
@@ -84,15 +86,15 @@ def test_killed_run_resumes_to_the_same_records(tmp_path: Path) -> None:
 
 
 def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("nothing", "raise", "label", "shape", "holes")
+    names = ("nothing", "raise", "label", "shape", "holes", "stillborn")
     done = run(tmp_path, *SMALL, "clock=wall", guests(tmp_path, monkeypatch, *names), f"method={','.join(names)}")
     assert done.returncode == 1
-    assert "7 samples failed" in done.stderr
+    assert "9 samples failed" in done.stderr
     table = pd.read_csv(tmp_path / "reports" / "synthetic-davis2020-wall" / "table.csv").set_index("method")
-    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "holes": 2}
+    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "holes": 2, "stillborn": 2}
     assert table.loc["raise", "samples"] == "1 of 2"
     assert table.loc["raise", "rank"] == "-"
-    assert table.loc[["label", "shape", "holes"], "AUC"].isna().all()
+    assert table.loc[["label", "shape", "holes", "stillborn"], "AUC"].isna().all()
 
 
 @pytest.mark.parametrize(
