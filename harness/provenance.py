@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from harness.api import BadInput
 
@@ -45,12 +46,25 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
         files = [folder / name for name in method["official"]]
         training = "the authors'"
     else:
-        files, training = [Path(weights)], "as the file says"
+        files, training = [Path(weights)], ""
     for file in files:
         if not file.is_file():
             source = f"; its authors publish it: {method['official'][file.name]}" if weights == "official" else ""
             raise BadInput(f"{file}: no such weights file for {method['name']} (weights={weights}){source}")
-    return {"name": str(weights), "digest": digest(*(file.read_bytes() for file in files)), "training": training}
+    return {
+        "name": str(weights),
+        "digest": digest(*(file.read_bytes() for file in files)),
+        "training": training or training_of(files[0]),
+    }
+
+
+def training_of(weights: Path) -> str:
+    """Whose training a safetensors file says it holds."""
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            return (file.metadata() or {}).get("training", "the file does not say whose")
+    except SafetensorError as error:
+        raise BadInput(f"{weights}: not a safetensors file ({error}); give weights=random, official or one") from error
 
 
 @cache

@@ -9,33 +9,57 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-# Per network: (pattern of the key, gain over He's scale), first match wins; 1 otherwise.
-GAINS: dict[str, list[tuple[str, float]]] = {
-    "stm_interactive": [
-        (r"\.Key\.weight$", 1.8),
-        (r"KeyValue_M\.Value\.weight$", 2.5),
-        (r"\.conv1_(m|om|p|n)\.weight$", 1.5),
-    ],
+
+class Recipe(NamedTuple):
+    """gains: (pattern of the key, gain over He's scale), first match wins, 1 otherwise. stem: further gain of a stem's
+    planes beside RGB. constants: by key.
+    """
+
+    gains: tuple[tuple[str, float], ...]
+    stem: float
+    constants: Mapping[str, float] = {}
+
+
+RECIPES = {
+    "stm_interactive": Recipe(
+        (
+            (r"\.Key\.weight$", 1.8),
+            (r"KeyValue_M\.Value\.weight$", 2.5),
+            (r"\.conv1_(m|om|p|n)\.weight$", 1.5),
+        ),
+        stem=4.0,
+    ),
+    "stm": Recipe(((r"\.Key\.weight$", 1.2), (r"KV_M_r4\.Value\.weight$", 1.2), (r"pred2\.weight$", 0.5)), stem=2.0),
+    "mivos_prop": Recipe(
+        ((r"\.key_proj\.weight$", 1.2), (r"kv_m_f16\.val_proj\.weight$", 1.2), (r"\.pred\.weight$", 0.5)), stem=2.0
+    ),
+    "mivos_s2m": Recipe(
+        ((r"classifier\.3\.weight$", 6.0),), stem=3.0, constants={"classifier.classifier.3.bias": -2.5}
+    ),
+    "mivos_fusion": Recipe(((r"^final_conv\.weight$", 1.5),), stem=1.0),
 }
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SPREAD = math.sqrt(4 * (65536.0**2 - 1.0) / 12.0)  # of `bell`
 
 
 def fill(network: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """A state dict for `network`, a key of GAINS, out of key: shape."""
-    return {key: tensor(key.removeprefix("module."), tuple(shape), GAINS[network]) for key, shape in shapes.items()}
+    """A state dict for `network`, a key of RECIPES, out of key: shape."""
+    return {key: tensor(key.removeprefix("module."), tuple(shape), RECIPES[network]) for key, shape in shapes.items()}
 
 
-def tensor(key: str, shape: tuple[int, ...], gains: list[tuple[str, float]]) -> np.ndarray:
+def tensor(key: str, shape: tuple[int, ...], recipe: Recipe) -> np.ndarray:
     """The values of one key."""
     size, leaf = math.prod(shape), key.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     if leaf in IMAGENET:
         values = np.array(IMAGENET[leaf])
+    elif key in recipe.constants:
+        values = np.full(size, recipe.constants[key])
     elif leaf == "running_var":
         values = 0.75 + 0.5 * uniform(key, size)
     elif leaf == "running_mean":
@@ -45,18 +69,19 @@ def tensor(key: str, shape: tuple[int, ...], gains: list[tuple[str, float]]) -> 
     elif len(shape) == 1:  # batch norm; weaker where it ends a residual branch, so that depth does not blow up
         values = (0.4 if key.endswith("bn3.weight") else 1.0) * (1.0 + bell(key, size) * (0.1 / SPREAD))
     else:
-        values = convolution(key, shape, next((gain for pattern, gain in gains if re.search(pattern, key)), 1.0))
+        gain = next((gain for pattern, gain in recipe.gains if re.search(pattern, key)), 1.0)
+        values = convolution(key, shape, gain, recipe.stem)
     return values.reshape(shape).astype(np.float32)
 
 
-def convolution(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
+def convolution(key: str, shape: tuple[int, ...], gain: float, stem: float) -> np.ndarray:
     """He's scale times gain; filters of mean zero, or the level common to rectified inputs drowns the rest."""
     fan_in = math.prod(shape[1:])
     filters = bell(key, math.prod(shape)).reshape(shape[0], fan_in)
     means = filters.sum(axis=1, keepdims=True).astype(np.float64) / fan_in if fan_in > 1 else 0.0
     values = ((filters.astype(np.float64) - means) * (gain * math.sqrt(2.0 / fan_in) / SPREAD)).reshape(shape)
     if len(shape) == 4 and shape[2] == 7 and shape[1] > 3:
-        values[:, 3:] *= 4.0  # a stem's planes beside RGB
+        values[:, 3:] *= stem
     return values
 
 

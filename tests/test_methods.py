@@ -17,7 +17,9 @@ from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import crop, pad
 from methods.grabcut.method import GrabCut
-from methods.stm.method import STM
+from methods.mivos.method import MiVOS
+from methods.mivos.network import MiNet
+from methods.stm.method import STM, Cache
 from methods.stm.network import Size, STMInteractive
 
 
@@ -25,7 +27,11 @@ def stm(size: Size = "tiny", weights: str = "random", device: str = "cpu", seed:
     return STM(size, weights, device, seed, batch_size)
 
 
-METHODS = [pytest.param(stm, id="stm"), pytest.param(GrabCut, id="grabcut")]
+def mivos(**options: Any) -> MiVOS:
+    return MiVOS(**{"size": "tiny", "weights": "random", "device": "cpu", "schedule": "every_round", **options})
+
+
+METHODS = [pytest.param(stm, id="stm"), pytest.param(mivos, id="mivos"), pytest.param(GrabCut, id="grabcut")]
 
 
 def moving_discs(num_objects: int = 2, frames: int = 6, size: tuple[int, int] = (75, 133)) -> tuple[Clip, np.ndarray]:
@@ -128,6 +134,86 @@ def test_stm_does_not_depend_on_the_batch() -> None:
     assert torch.allclose(methods[0].sample.p, methods[1].sample.p, atol=1e-5)
 
 
+@pytest.mark.parametrize("cache", ["cpu", "none"])
+def test_stm_does_not_depend_on_the_cache(cache: Cache) -> None:
+    clip, _ = moving_discs()
+    other = STM("tiny", "random", "cpu", batch_size=2, cache=cache)
+    for ours, theirs in zip(two_rounds(stm(), clip), two_rounds(other, clip), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert len(other.sample.queries) == (3 if cache == "cpu" else 0)
+
+
+def test_mivos_asks_for_a_frame_again_before_it_propagates() -> None:
+    clip, _ = moving_discs()
+    method = mivos(schedule="three_frames")
+    method.start(clip)
+    offered, propagated = [], []
+    for number in range(1, 10):
+        prediction = method.interact(interaction(clip, 2, (1, [(12, 37), (28, 37)])))
+        offered.append(prediction.candidates)
+        propagated.append(len(method.sample.certain))
+        if number < 3:
+            assert not np.delete(prediction.masks, 2, axis=0).any()
+    assert offered == [[2], [2], None, [2], [2], None, [2], None, None]
+    assert propagated == [0, 0, 1, 1, 1, 2, 2, 3, 4]
+
+
+def test_mivos_keeps_given_masks() -> None:
+    clip, truth = moving_discs()
+    method = mivos(schedule="three_frames")
+    method.start(clip)
+    for frame in (0, 5):
+        given = Interaction(frame, empty("discs", 6), empty("discs", 6), truth[frame])
+        prediction = method.interact(given)
+        assert prediction.candidates is None
+    np.testing.assert_array_equal(prediction.masks[[0, 5]], truth[[0, 5]])
+
+
+def test_mivos_does_not_depend_on_the_cache() -> None:
+    clip, _ = moving_discs()
+    answers = [two_rounds(mivos(cache=cache), clip)[1] for cache in ("device", "cpu", "none")]
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_mivos_draws_strokes_where_they_are_or_as_the_authors() -> None:
+    clip, _ = moving_discs(num_objects=2)
+    strokes = interaction(clip, 0, (1, [(132, 74), (120, 74)]), (0, [(5, 5), (5, 9)])).new.frames[0]
+    planes = {}
+    for place in ("true", "padded"):
+        method = mivos(strokes_at=place)
+        method.start(clip)
+        planes[place] = [plane.numpy() for plane in method.sample.stroke_planes(strokes)]
+    for positive, negative in planes.values():
+        assert positive.shape == negative.shape == (2, 80, 144)
+        np.testing.assert_array_equal(positive[0] | negative[0], negative[1])
+        assert not positive[1].any()
+    assert np.argwhere(planes["true"][0][0]).max(axis=0).tolist() == [76, 137]  # 2 and 5 rows and columns of padding
+    assert np.argwhere(planes["padded"][0][0]).max(axis=0).tolist() == [79, 143]
+
+
+def test_mivos_switches_reach_the_answer() -> None:
+    clip, truth = moving_discs(size=(48, 96))
+    switches: list[dict[str, Any]] = [
+        {},
+        {"top_k": None},
+        {"mem_every": 2},
+        {"fusion": "learnable"},
+        {"fusion": "linear"},
+        {"fusion": "none"},
+    ]
+    answers = []
+    for changes in switches:
+        method = mivos(**changes)
+        method.start(clip)
+        for frame in (0, 5):
+            method.interact(Interaction(frame, empty("discs", 6), empty("discs", 6), truth[frame]))
+        answers.append(method.sample.p)
+    for i, ours in enumerate(answers):
+        assert torch.equal(ours[[0, 5]], answers[0][[0, 5]])
+        assert not any(torch.equal(ours, other) for other in answers[:i])
+
+
 def test_weights_come_from_seed_or_file(tmp_path: Path) -> None:
     ours, other = stm(seed=1), stm(seed=2)
     assert not torch.equal(ours.network.query_head.key.weight, other.network.query_head.key.weight)
@@ -152,6 +238,27 @@ def test_what_cannot_be_had_is_said_in_one_line(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(BadInput, match=re.escape(named)) as raised:
             stm(**changes)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"weights": "official"}, "propagation_model.pth: missing; get it from github.com/hkchengrex/MiVOS"),
+        ({"size": "huge"}, "size=huge"),
+        ({"schedule": "now"}, "schedule=now: choose one of three_frames, every_round"),
+        ({"fusion": "soft"}, "fusion=soft"),
+        ({"strokes_at": "home"}, "strokes_at=home"),
+        ({"cache": "disk"}, "cache=disk"),
+        ({"top_k": 0}, "top_k=0"),
+    ],
+)
+def test_mivos_refuses_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    monkeypatch.setenv("IVOSBENCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(BadInput, match=re.escape(named)) as raised:
+        mivos(**changes)
+    assert "\n" not in str(raised.value)
 
 
 def test_grabcut_finds_and_follows_the_discs() -> None:
@@ -241,4 +348,5 @@ def test_padding_comes_off_again(size: tuple[int, int]) -> None:
 
 
 def test_sizes_of_the_network() -> None:
-    assert 1e6 < sum(p.numel() for p in STMInteractive("tiny").parameters()) < 2e6
+    for network in (STMInteractive("tiny"), MiNet("tiny")):
+        assert 1e6 < sum(p.numel() for p in network.parameters()) < 2e6

@@ -32,12 +32,12 @@ class Compress(nn.Sequential):
 class Refine(nn.Module):
     """One stage of refinement: doubles the size of the coarse map and adds the skip connection."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, out: int | None = None) -> None:
         super().__init__()
-        self.unit = ResidualUnit(channels)
+        self.unit = ResidualUnit(channels, out)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """coarse: B×channels×h×w; skip: B×channels×2h×2w. Returns B×channels×2h×2w."""
+        """coarse: B×channels×h×w; skip: B×channels×2h×2w. Returns B×out×2h×2w."""
         return self.unit(skip + enlarge(coarse, 2))
 
 

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -36,12 +37,26 @@ def read_memory(memory: KeyValue, query_key: Tensor, top_k: int | None = None) -
     √D, D being the channels of a key, is in the released code and in neither STM's nor MiVOS's paper.
 
     memory: key *×D×T×h×w, value *×V×T×h×w; query_key: *×D×h×w; leading axes broadcast. Returns *×V×h×w.
-    top_k: only the k most similar j take part (MiVOS: Cheng et al., CVPR 2021), all of them if there are fewer.
+    top_k: only the k most similar j take part, or all if there are fewer (MiVOS: Cheng et al., CVPR 2021, Equation 2).
     """
     k_m, v_m, k_q = memory.key.flatten(-3), memory.value.flatten(-3), query_key.flatten(-2)
     affinity = k_q.transpose(-1, -2) @ k_m / math.sqrt(k_q.shape[-2])  # rows i, columns j
-    if top_k is not None:
+    if top_k is None:
+        read = v_m @ affinity.softmax(dim=-1).transpose(-1, -2)  # softmax is f / Z
+    else:
         kept = affinity.topk(min(top_k, affinity.shape[-1]), dim=-1)
-        affinity = torch.full_like(affinity, -math.inf).scatter(-1, kept.indices, kept.values)
-    weights = affinity.softmax(dim=-1)  # f / Z
-    return (v_m @ weights.transpose(-1, -2)).unflatten(-1, query_key.shape[-2:])
+        read = weighted_sum(v_m, kept.indices, kept.values.softmax(dim=-1))
+    return read.unflatten(-1, query_key.shape[-2:])
+
+
+def weighted_sum(values: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
+    """Σ_k weights_ik values_{positions_ik}, reading these positions only; leading axes of values broadcast.
+
+    values: *×V×J; positions, weights: *×I×k. Returns *×V×I.
+    """
+    *leading, i, k = positions.shape
+    v, j = values.shape[-2:]
+    rows = values.transpose(-1, -2).expand(*leading, j, v).reshape(-1, v)
+    first = torch.arange(0, len(rows), j, device=positions.device).view(*leading, 1, 1)
+    bags = F.embedding_bag((positions + first).view(-1, k), rows, per_sample_weights=weights.view(-1, k), mode="sum")
+    return bags.view(*leading, i, v).transpose(-1, -2)

@@ -72,12 +72,17 @@ def read_safetensors(path: Path) -> StateDict:
         raise BadInput(f"weights={path}: not a safetensors file ({error})") from error
 
 
+def official_folder() -> Path:
+    """Where the authors' files lie: the folder IVOSBENCH_WEIGHTS names, "weights" by default."""
+    return Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))
+
+
 def official_file(name: str, published: str) -> Path:
-    """The authors' file, in the folder IVOSBENCH_WEIGHTS names ("weights" by default).
+    """The authors' file, in `official_folder`.
 
     Raises BadInput that says which file is missing and where its authors publish it.
     """
-    path = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights")) / name
+    path = official_folder() / name
     if not path.is_file():
         raise BadInput(f"{path}: missing; get it from {published} and put it into the folder IVOSBENCH_WEIGHTS names")
     return path

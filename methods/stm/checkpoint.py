@@ -1,6 +1,7 @@
-"""The authors' weights (e120.pth of github seoungwugoh/STM-Interactive) under our names."""
+"""The authors' weights under our names: e120.pth of github seoungwugoh/STM-Interactive, STM_weights.pth of .../STM."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,16 +9,16 @@ from torch import Tensor
 from harness.api import BadInput
 from methods.blocks.trunk import MEAN, STD
 from methods.blocks.weights import read_official, rename
-from methods.stm.network import STMInteractive
+from methods.stm.network import SpaceTimeMemory, STMInteractive, STMSemiSupervised
 
 # Ours to theirs, by prefix.
 MODULES = {
     "memory_encoder": "Encoder_M",
     "query_encoder": "Encoder_Q",
-    "memory_head.key": "KeyValue_M.Key",
-    "memory_head.value": "KeyValue_M.Value",
-    "query_head.key": "KeyValue_Q.Key",
-    "query_head.value": "KeyValue_Q.Value",
+    "memory_head.key": "{memory_head}.Key",
+    "memory_head.value": "{memory_head}.Value",
+    "query_head.key": "{query_head}.Key",
+    "query_head.value": "{query_head}.Value",
     "decoder.compress.0": "Decoder.convFM",
     "decoder.compress.1": "Decoder.ResMM",
     "decoder.skip8.0": "Decoder.RF3.convFS",
@@ -28,15 +29,31 @@ MODULES = {
     "decoder.refine4.unit": "Decoder.RF2.ResMM",
     "decoder.predict": "Decoder.pred2",
 }
-# Their memory stem is five convolutions, summed: the same as one over the planes side by side (Section 3.1.2).
-STEM = [f"Encoder_M.{name}.weight" for name in ("conv1", "conv1_m", "conv1_p", "conv1_n", "conv1_om")]
+
+
+class Names(NamedTuple):
+    """What their two files call differently.
+
+    stem: the memory encoder's, a convolution per input, summed: the same as one over the planes side by side
+    (Section 3.1.2), here in our order.
+    """
+
+    stem: tuple[str, ...]
+    memory_head: str
+    query_head: str
+
+
+NAMES: dict[type[SpaceTimeMemory], Names] = {
+    STMInteractive: Names(("conv1", "conv1_m", "conv1_p", "conv1_n", "conv1_om"), "KeyValue_M", "KeyValue_Q"),
+    STMSemiSupervised: Names(("conv1", "conv1_m", "conv1_o"), "KV_M_r4", "KV_Q_r4"),
+}
 
 # In their file; in ours, code.
 CONSTANTS = {"Encoder_M.mean": MEAN, "Encoder_M.std": STD, "Encoder_Q.mean": MEAN, "Encoder_Q.std": STD}
 
 
-def load(path: Path) -> dict[str, Tensor]:
-    """The authors' file as a state dict of `STMInteractive("paper")`.
+def load(path: Path, network: type[STMInteractive | STMSemiSupervised] = STMInteractive) -> dict[str, Tensor]:
+    """The authors' file as a state dict of `network("paper")`.
 
     Raises BadInput naming the first key that is missing, unknown or misshapen, or a file that is none.
     """
@@ -46,13 +63,13 @@ def load(path: Path) -> dict[str, Tensor]:
         if not torch.equal(value, torch.tensor(constant)):
             raise BadInput(f"{path}: key {name} is {value.tolist()}, wanted {constant}; is it another network's file?")
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in STMInteractive("paper").state_dict().items()}
-    return rename(theirs, {key: sources(key) for key in shapes}, shapes, path)
+        shapes = {key: value.shape for key, value in network("paper").state_dict().items()}
+    return rename(theirs, {key: sources(key, NAMES[network]) for key in shapes}, shapes, path)
 
 
-def sources(key: str) -> list[str]:
+def sources(key: str, names: Names) -> list[str]:
     """The authors' keys for one of ours."""
     if key == "memory_encoder.conv1.weight":
-        return STEM
+        return [f"Encoder_M.{name}.weight" for name in names.stem]
     ours = next(prefix for prefix in MODULES if key.startswith(f"{prefix}."))
-    return [MODULES[ours] + key.removeprefix(ours)]
+    return [MODULES[ours].format(**names._asdict()) + key.removeprefix(ours)]

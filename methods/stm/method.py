@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Clip, Interaction, Method, Prediction, Stroke
+from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
 from methods.blocks.weights import official_file, prepare
 from methods.stm.checkpoint import load
-from methods.stm.network import Annotation, Size, STMInteractive
+from methods.stm.network import Annotation, Query, Size, STMInteractive
 
 OFFICIAL_FILE = "e120.pth"
 PUBLISHED = "github.com/seoungwugoh/STM-Interactive"
+Cache = Literal["device", "cpu", "none"]
 DIAMOND = (np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) <= 2).astype(np.uint8)
 
 
@@ -25,27 +27,37 @@ class STM(Method):
     """Annotated frames are written onto a memory; all frames are segmented by reading it. Nothing is propagated.
 
     size, weights, device, seed: see `methods.blocks.weights.prepare`. batch_size: frames segmented at a time.
+    cache: where the encoded frames and the probabilities of a sample wait for the next round, see `Sample`.
     """
 
     takes_masks = False
 
     def __init__(
-        self, size: Size = "paper", weights: str = "official", device: str = "auto", seed: int = 0, batch_size: int = 4
+        self,
+        size: Size = "paper",
+        weights: str = "official",
+        device: str = "auto",
+        seed: int = 0,
+        batch_size: int = 4,
+        cache: Cache = "device",
     ) -> None:
+        if cache not in get_args(Cache):
+            raise BadInput(f"cache={cache}: choose one of {', '.join(get_args(Cache))}")
         self.network = prepare(
             lambda: STMInteractive(size), weights, lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)), device, seed
         )
         self.batch_size = batch_size
+        self.cache: Cache = cache
 
     def warm_up(self, clip: Clip) -> None:
         """Memorize a frame and segment a batch of the clip's size, on a sample that is thrown away."""
-        sample = Sample(self.network, replace(clip, frames=clip.frames[: self.batch_size]), self.batch_size)
+        sample = Sample(self.network, replace(clip, frames=clip.frames[: self.batch_size]), self.batch_size, self.cache)
         sample.memorize(0, ())
         sample.segment()
 
     def start(self, clip: Clip) -> None:
         """Begin a sample: encodes every frame."""
-        self.sample = Sample(self.network, clip, self.batch_size)
+        self.sample = Sample(self.network, clip, self.batch_size, self.cache)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """Memorize the annotated frame with this round's strokes on it, then segment all frames."""
@@ -57,25 +69,29 @@ class STM(Method):
 class Sample:
     """What STM knows of one sample.
 
-    queries: the encoded frames, one `Query` per batch. They never change, so they are computed once and kept on the
-    device: some 37 MB per frame at paper size and 480×854. p: T×N×H×W, the objects' probabilities.
-    memory: annotated frames, each with its entry, N×C/8×h×w and N×C/2×h×w.
+    queries: the encoded frames, one `Query` per batch. They never change, so they are computed once.
+    p: T×N×H×W, the objects' probabilities. memory: annotated frames, each with its entry, N×C/8×h×w and N×C/2×h×w.
+
+    At paper size and 480×854 a frame's query takes 37 MB and its probabilities 1.6 MB per object. cache="device" keeps
+    both there, "cpu" both in main memory; "none" keeps no queries, encodes the frames anew in every round and has p in
+    main memory: a round then needs the device for one batch at a time, whatever the length of the clip.
     """
 
     @torch.inference_mode()
-    def __init__(self, network: STMInteractive, clip: Clip, batch_size: int) -> None:
+    def __init__(self, network: STMInteractive, clip: Clip, batch_size: int, cache: Cache = "device") -> None:
         self.network = network
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.batches = [slice(t, t + batch_size) for t in range(0, len(clip.frames), batch_size)]
-        self.queries = [network.encode(self.images(clip.frames[batch])) for batch in self.batches]
+        shelf = self.device if cache == "device" else torch.device("cpu")
+        self.queries = [self.encode(batch).to(shelf) for batch in self.batches] if cache != "none" else []
         time, height, width, _ = clip.frames.shape
-        self.p = torch.zeros((time, clip.num_objects, height, width), device=self.device)
+        self.p = torch.zeros((time, clip.num_objects, height, width), device=shelf)
         self.memory: dict[int, KeyValue] = {}
 
-    def images(self, frames: np.ndarray) -> Tensor:
-        """uint8 ...×H×W×3 to float32 ...×3×H×W in [0, 1], on the device."""
-        return torch.tensor(frames).to(self.device).movedim(-1, -3).float() / 255
+    def encode(self, batch: slice) -> Query:
+        """Embed the frames of a batch."""
+        return self.network.encode(images(self.frames[batch], self.device))
 
     @torch.inference_mode()
     def memorize(self, frame: int, strokes: Sequence[Stroke]) -> None:
@@ -83,12 +99,12 @@ class Sample:
 
         The old strokes of the frame live on in its probabilities only, and other entries stay as they were written.
         """
-        p = self.p[frame]
+        p = self.p[frame].to(self.device)
         positive, negative = (torch.from_numpy(planes).to(p) for planes in stroke_planes(strokes, *p.shape))
         # A guess, as nothing was released for several objects: Section 3.4, clamped as in the authors' other STM.
         others = (p.sum(dim=0) - p).clamp(0, 1)
         annotation = Annotation(p, positive, negative, others)
-        self.memory[frame] = self.network.memorize(self.images(self.frames[frame]), annotation)
+        self.memory[frame] = self.network.memorize(images(self.frames[frame], self.device), annotation)
 
     @torch.inference_mode()
     def segment(self) -> np.ndarray:
@@ -96,12 +112,18 @@ class Sample:
         keys, values = (torch.stack(entries, dim=2) for entries in zip(*self.memory.values(), strict=True))
         memories = [KeyValue(key, value) for key, value in zip(keys, values, strict=True)]
         labels = []
-        for batch, query in zip(self.batches, self.queries, strict=True):
+        for n, batch in enumerate(self.batches):
+            query = self.queries[n].to(self.device) if self.queries else self.encode(batch)
             p = torch.stack([self.network.segment(query, memory).softmax(dim=1)[:, 1] for memory in memories], dim=1)
             merged = merge(p)
             self.p[batch] = merged[:, 1:]
             labels.append(merged.max(dim=1).indices.to(torch.uint8))  # argmax is 50 times slower on a CPU
         return torch.cat(labels).cpu().numpy()
+
+
+def images(frames: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 ...×H×W×3 to float32 ...×3×H×W in [0, 1], on the device."""
+    return torch.tensor(frames).to(device).movedim(-1, -3).float() / 255
 
 
 def merge(p: Tensor) -> Tensor:

@@ -1,0 +1,232 @@
+"""MiVOS plays the rounds (Cheng et al., CVPR 2021, Section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
+from harness.scribbles import draw
+from methods.blocks.aggregation import aggregate
+from methods.blocks.memory import KeyValue
+from methods.blocks.padding import crop, pad
+from methods.blocks.trunk import normalise
+from methods.blocks.weights import official_file, prepare
+from methods.mivos.checkpoint import load
+from methods.mivos.network import MiNet, Query, Size, align
+
+OFFICIAL_FILES = {"propagation": "propagation_model.pth", "s2m": "s2m.pth", "fusion": "fusion.pth"}
+PUBLISHED = "github.com/hkchengrex/MiVOS"
+Schedule = Literal["three_frames", "every_round"]
+FusionRule = Literal["difference_aware", "learnable", "linear", "none"]
+StrokesAt = Literal["padded", "true"]
+Cache = Literal["device", "cpu", "none"]
+SQUARE = np.ones((3, 3), np.uint8)
+
+
+class Options(NamedTuple):
+    """How a sample is played, see `MiVOS`."""
+
+    top_k: int | None
+    fusion: FusionRule
+    mem_every: int
+    strokes_at: StrokesAt
+    cache: Cache
+
+
+class MiVOS(Method):
+    """Strokes make a mask of their frame, the mask is carried to both sides, what it meets there is fused with it.
+
+    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    schedule: "three_frames" asks for each frame again and propagates in rounds 3, 6 and from 8 on (Section 6.1);
+        "every_round" propagates in each. Masks instead of strokes are propagated in each.
+    top_k: memory positions that take part in a read; None takes all of them.
+    fusion: the masks of this round and the last, by the network, by the network without differences ("learnable"),
+        by distance in time ("linear"), or not at all: this round's stay.
+    mem_every: one in so many frames of a pass is memorized for the rest of it.
+    strokes_at: the size at which strokes are drawn. The authors draw them at the padded one, up to 8 pixels off.
+    cache: where encoded frames and probabilities wait for the next round, see `Sample`.
+    """
+
+    takes_masks = True
+
+    def __init__(
+        self,
+        size: Size = "paper",
+        weights: str = "official",
+        device: str = "auto",
+        seed: int = 0,
+        schedule: Schedule = "three_frames",
+        top_k: int | None = 50,
+        fusion: FusionRule = "difference_aware",
+        mem_every: int = 5,
+        strokes_at: StrokesAt = "padded",
+        cache: Cache = "device",
+    ) -> None:
+        choices = {"schedule": Schedule, "fusion": FusionRule, "strokes_at": StrokesAt, "cache": Cache}
+        given = {"schedule": schedule, "fusion": fusion, "strokes_at": strokes_at, "cache": cache}
+        for name, allowed in choices.items():
+            if given[name] not in get_args(allowed):
+                raise BadInput(f"{name}={given[name]}: choose one of {', '.join(get_args(allowed))}")
+        if mem_every < 1 or (top_k is not None and top_k < 1):
+            raise BadInput(f"mem_every={mem_every}, top_k={top_k}: wanted 1 or more (top_k: or null)")
+        self.network = prepare(lambda: MiNet(size), weights, official, device, seed)
+        self.schedule: Schedule = schedule
+        self.options = Options(top_k, fusion, mem_every, strokes_at, cache)
+
+    @torch.inference_mode()
+    def warm_up(self, clip: Clip) -> None:
+        """Run every network once or more at the clip's size, on a sample that is thrown away."""
+        sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.options)
+        for frame in (0, len(sample.frames) - 1):
+            sample.propagate(frame, sample.interaction_to_mask(frame, ()))
+
+    @torch.inference_mode()
+    def start(self, clip: Clip) -> None:
+        """Begin a sample."""
+        self.sample = Sample(self.network, clip, self.options)
+        self.round = 0
+
+    @torch.inference_mode()
+    def interact(self, interaction: Interaction) -> Prediction:
+        """One round (Section 3.1): a mask of the annotated frame, and if it is time for it the masks of all frames."""
+        self.round += 1
+        frame = interaction.frame
+        if interaction.mask is not None:
+            mask = self.sample.take_mask(interaction.mask)
+        else:  # without a stroke on it the frame is kept; the authors, who only see strokes, go to the last frame then
+            mask = self.sample.interaction_to_mask(frame, interaction.new.frames[frame])
+        if interaction.mask is not None or self.schedule == "every_round" or self.round in (3, 6) or self.round >= 8:
+            self.sample.propagate(frame, mask)
+            return Prediction(self.sample.answer())
+        self.sample.labels[frame] = mask.max(dim=0).indices
+        return Prediction(self.sample.answer(), candidates=[frame])
+
+
+class Sample:
+    """What MiVOS knows of one sample.
+
+    p: T×(N+1)×H×W, M^{r−1} of all frames. labels: uint8 T×H×W. Both are at the padded size, like all maps here.
+    certain: (t, entry) for each propagated mask, in their order, entries N×C/8×h×w and N×C/2×h×w.
+    queries: the encoded frames. They never change, so each is computed once.
+
+    At paper size and 480×854 a frame's query takes 44 MB and its probabilities 1.7 MB per plane. cache="device" keeps
+    both there, "cpu" both in main memory; "none" keeps no queries, encodes frames anew in every round and has p in main
+    memory. Of the device a pass needs, for each entry in its memory, one per `mem_every` frames, 8.2 MB per object and
+    14 MB for the read: 6 GB after 1,000 frames with two objects (all estimated).
+    """
+
+    def __init__(self, network: MiNet, clip: Clip, options: Options) -> None:
+        self.network = network
+        self.options = options
+        self.device = next(network.parameters()).device
+        self.frames = clip.frames
+        self.num_objects = clip.num_objects
+        self.size = clip.frames.shape[1:3]
+        height, width = (side + -side % 16 for side in self.size)
+        self.shelf = self.device if options.cache == "device" else torch.device("cpu")
+        self.p = torch.zeros((len(clip.frames), clip.num_objects + 1, height, width), device=self.shelf)
+        self.p[:, 0] = 1e-7  # the authors' start: the background wins, sums are not 1
+        self.labels = torch.zeros((len(clip.frames), height, width), dtype=torch.uint8, device=self.device)
+        self.certain: list[tuple[int, KeyValue]] = []
+        self.queries: dict[int, Query] = {}
+
+    def interaction_to_mask(self, frame: int, strokes: Sequence[Stroke]) -> Tensor:
+        """The mask of a frame by strokes on its current mask (Section 3.2): (N+1)×H×W in {0, 1}, but for ties."""
+        existing = self.labels[frame] == torch.arange(1, self.num_objects + 1, device=self.device)[:, None, None]
+        planes = (existing, *self.stroke_planes(strokes))
+        logits = self.network.s2m(self.image(frame), *(plane.to(self.device).float() for plane in planes))
+        return aggregate(logits.sigmoid(), hard=True)
+
+    def stroke_planes(self, strokes: Sequence[Stroke]) -> tuple[Tensor, Tensor]:
+        """Strokes as planes per object, 1 pixel dilated: positive and negative, both uint8 N×H×W in {0, 1}.
+
+        An object's negative strokes are those of the background and of every other object.
+        """
+        height, width = self.labels.shape[1:] if self.options.strokes_at == "padded" else self.size
+        drawn = draw(strokes, (height, width), default=-1)
+        positive = drawn == np.arange(1, self.num_objects + 1)[:, None, None]
+        planes = np.stack((positive, (drawn >= 0) & ~positive)).astype(np.uint8)
+        dilated = np.stack([[cv2.dilate(plane, SQUARE) for plane in sign] for sign in planes])
+        positive, negative = torch.from_numpy(dilated)
+        return (positive, negative) if self.options.strokes_at == "padded" else (pad(positive), pad(negative))
+
+    def take_mask(self, mask: np.ndarray) -> Tensor:
+        """A given label map of true size as planes (N+1)×H×W in {0, 1}: 0 in all of them where there is padding."""
+        labels = torch.tensor(mask).to(self.device)
+        return pad((labels == torch.arange(self.num_objects + 1, device=self.device)[:, None, None]).float())
+
+    def propagate(self, t_r: int, mask: Tensor) -> None:
+        """From the mask of frame t^r, (N+1)×H×W, to M^r of all frames (Section 3.3, "Propagation strategy")."""
+        change = (mask - self.p[t_r].to(self.device))[1:]
+        difference = torch.stack((change.relu(), (-change).relu()), dim=1)  # Equation 4: D⁺ and D⁻, N×2×H×W
+        self.p[t_r] = mask
+        before = max((t for t, _ in self.certain if t < t_r), default=None)
+        after = min((t for t, _ in self.certain if t > t_r), default=None)
+        self.certain.append((t_r, self.memorize(t_r, mask)))
+        for step, t_c, end in ((1, after, len(self.frames)), (-1, before, -1)):
+            frames = range(t_r + step, end if t_c is None else t_c, step)
+            self.propagate_one_way(t_r, frames, t_c, difference)
+        for t, p in enumerate(self.p):
+            self.labels[t] = p.max(dim=0).indices  # argmax is 50 times slower on a CPU
+
+    def propagate_one_way(self, t_r: int, frames: range, t_c: int | None, difference: Tensor) -> None:
+        """One pass, away from t^r: the frames up to t^c, the next interacted one, or up to the end of the clip."""
+        memory = [entry for _, entry in self.certain]
+        temporary: list[KeyValue] = []
+        for t in frames:
+            query = self.query(t)
+            key, value = (torch.stack(parts, dim=2) for parts in zip(*memory, *temporary, strict=True))
+            logits = self.network.propagation.segment(query, KeyValue(key, value), self.options.top_k)
+            current = aggregate(logits.sigmoid())  # M^{r'}
+            if t != frames[-1]:
+                entry = self.memorize(t, current)  # as propagated, not as fused
+                due = (t - t_r) % self.options.mem_every == 0
+                memory, temporary = ([*memory, entry], []) if due else (memory, [entry])
+            self.p[t] = current if t_c is None else self.fuse(t, t_r, t_c, current, difference, query)
+
+    def fuse(self, t_i: int, t_r: int, t_c: int, current: Tensor, difference: Tensor, query: Query) -> Tensor:
+        """M^{r'} and M^{r−1} of a frame between t^r and t^c into M^r, all (N+1)×H×W (Section 3.4)."""
+        rule = self.options.fusion
+        previous = self.p[t_i].to(self.device)
+        n_r, n_c = abs(t_i - t_r) / abs(t_c - t_r), abs(t_i - t_c) / abs(t_c - t_r)  # Equation 6
+        if rule == "none":
+            return current
+        if rule == "linear":  # a guess: the weights are those of Oh et al., CVPR 2019, the text names the idea only
+            return n_c * current + n_r * previous
+        if rule == "difference_aware":
+            aligned = align(difference, self.certain[-1][1].key, query)  # Equation 5: A⁺ and A⁻
+        else:  # a guess: how the authors left the differences out is not said
+            aligned = torch.zeros_like(difference)
+        return aggregate(self.network.fusion(self.image(t_i), previous[1:], current[1:], aligned, n_c, n_r).sigmoid())
+
+    def memorize(self, t: int, mask: Tensor) -> KeyValue:
+        """The memory entry of a frame with its mask, (N+1)×H×W."""
+        return self.network.propagation.memorize(self.image(t), mask[1:])
+
+    def query(self, t: int) -> Query:
+        """The encoded frame."""
+        if t in self.queries:
+            return self.queries[t].to(self.device)
+        query = self.network.propagation.encode(self.image(t))
+        if self.options.cache != "none":
+            self.queries[t] = query.to(self.shelf)
+        return query
+
+    def image(self, t: int) -> Tensor:
+        """The frame as the networks take it, float32 3×H×W on the device."""
+        frame = torch.tensor(self.frames[t]).to(self.device).movedim(-1, 0).float() / 255
+        return pad(normalise(frame))  # unlike STM's, whose border is black
+
+    def answer(self) -> np.ndarray:
+        """Labels of true size, uint8 T×H×W."""
+        return crop(self.labels, self.size).cpu().numpy().copy()
+
+
+def official() -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput."""
+    return load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
