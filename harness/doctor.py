@@ -12,8 +12,11 @@ from rich.table import Table
 from harness.provenance import machine
 
 
-def doctor() -> None:
-    """Print the machine, the datasets and the weights, with a remedy for each that is missing."""
+def doctor(dataset: DictConfig) -> None:
+    """Print the machine, the datasets and the weights, with a remedy for each that is missing.
+
+    dataset: the chosen one, looked for where its config says.
+    """
     import torch
 
     console = Console()
@@ -25,7 +28,7 @@ def doctor() -> None:
 
     datasets = Table("dataset", "here", "how to get it")
     for name, config in choices("dataset"):
-        datasets.add_row(name, *dataset_state(name, config))
+        datasets.add_row(name, *dataset_state(name, dataset if name == dataset.name else config))
     console.print(datasets)
 
     folder = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from harness import records
 from harness.api import BadInput, Clip, Method
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or dataset and are no arguments of it
 SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
+REFUSAL = "refusal.txt"
 
 
 def evaluate(
@@ -41,17 +42,43 @@ def evaluate(
     method: stays a config until the first sample that is missing, so that a cached run never imports torch.
     shard: "i/n" plays every n-th sample, from the i-th (0-based).
     recompute: play also what has a complete record.
-    A sample whose method fails is recorded as failed and the run goes on. Raises BadInput before any method runs.
+    A sample whose method fails is recorded as failed and the run goes on. What cannot be played at all is refused: the
+    reason, one line, is noted, so that a sweep's other jobs go on and its end tells.
     """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute):
+            with (folder / NOTES).open("a") as file:
+                file.write(f"{path}\n")
+    except BadInput as error:
+        (folder / REFUSAL).write_text(f"{error}\n")
+
+
+def play_missing(
+    method: DictConfig,
+    dataset: DictConfig,
+    protocol: DictConfig,
+    clock: DictConfig,
+    shard: str,
+    runs: Path,
+    recompute: bool,
+) -> Iterator[Path]:
+    """The record of each sample, played if it has none. Raises BadInput before any method runs."""
+    if "name" not in method:
+        raise BadInput(f"{method._target_}: its YAML file has no `name`; add one")
     rules: Protocol = build(protocol, name=protocol.name)
     watch: Clock = build(clock, method=method.name)
     sequences: list[Sequence] = build(dataset)
     samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
     mine = samples[parse_shard(shard)]
-    entry = entry_of(method, protocol, clock)
-    runs = Path(results, "runs")
-    notes = Path(HydraConfig.get().runtime.output_dir, NOTES)
-    notes.parent.mkdir(parents=True, exist_ok=True)
+    for sequence in sequences:
+        if rules.first_frame is None and not sequence.scribbles:
+            raise BadInput(f"{sequence.name}: no scribbles, which protocol={rules.name} starts from; leave it out")
+        if rules.scored != "all" and sequence.num_frames < 3:
+            raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
+    entry = entry_of(method, dataset, protocol, clock)
+    provenance = {"changes": changes(), "samples": len(samples)}
 
     player = cache(partial(build_method, method, rules))
     played = 0
@@ -62,12 +89,11 @@ def evaluate(
             clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
             records.write_thumbnails(runs, sequence.manifest, clip.frames)
             rows, error = play_sample(player, clip, sequence, index, rules, watch, key)
-            path = records.write(runs, key, rows, **about(sequence, dataset), error=error, replace=recompute)
+            path = records.write(runs, key, rows, **about(sequence, provenance), error=error, replace=recompute)
             played += 1
             if error:
                 player.cache_clear()  # who failed starts afresh
-        with notes.open("a") as file:
-            file.write(f"{path}\n")
+        yield path
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, played, len(mine) - played)
 
 
@@ -99,12 +125,12 @@ def play_sample(
     return rows, ""
 
 
-def about(sequence: Sequence, dataset: DictConfig) -> dict[str, dict[str, Any]]:
+def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a record says beside its key and rows: the clip, and where data and scores come from."""
     return {
         "clip": {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size},
         "provenance": {
-            "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
+            **provenance,
             "scribbles": f"{len(sequence.scribbles)} of {sequence.scribbles_expected}, drawn by {sequence.drawn_by}",
             **machine(),
         },
@@ -115,6 +141,8 @@ def build(config: DictConfig, **arguments: Any) -> Any:
     """What a choice of a config group stands for: its `_target_`, called with the keys that are arguments."""
     try:
         return instantiate(without(config, DESCRIPTIVE), **arguments, _convert_="all")
+    except MissingMandatoryValue as error:
+        raise BadInput(f"{error.full_key}: not given; say {error.full_key}=...") from error
     except InstantiationException as error:
         if isinstance(error.__cause__, BadInput):
             raise error.__cause__ from None
@@ -129,7 +157,14 @@ def build_method(config: DictConfig, protocol: Protocol) -> Method:
     return method
 
 
-def entry_of(method: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:
+def changes() -> list[str]:
+    """What the command line changed of the named dataset, protocol and clock: "protocol.max_time=null", ..."""
+    given = HydraConfig.get().overrides.task
+    kept = (change for change in given if change.startswith(("dataset.", "protocol.", "clock.")))
+    return sorted(change for change in kept if change.split("=")[0].partition(".")[2] not in SELECTION)
+
+
+def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:
     """What all samples of one leaderboard row share, as plain data."""
     plain_clock: Any = OmegaConf.to_container(clock, resolve=True)
     if "costs" in plain_clock:
@@ -137,6 +172,7 @@ def entry_of(method: DictConfig, protocol: DictConfig, clock: DictConfig) -> dic
     return {
         "method": OmegaConf.to_container(without(method, ("official",)), resolve=True),
         "weights": weights_of(method),
+        "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
         "protocol": OmegaConf.to_container(protocol, resolve=True),
         "clock": plain_clock,
         "source": source_digest(method._target_),

@@ -1,5 +1,6 @@
 """The rules of a session: rounds, time budget, which frames may be asked for, and the clock."""
 
+import inspect
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from typing import Protocol as Interface
 
 from harness.api import BadInput, Clip
+from harness.robot import correct
 
 MAX_INTERACTIONS = 16
 MAX_SECONDS_PER_OBJECT = 600
@@ -55,6 +57,16 @@ class Protocol:
         }.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(f"protocol.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
+        for name in ("max_interactions", "max_time", "first_frame"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or value < 0):
+                raise BadInput(f"protocol.{name}={value}: wanted a number of at least 0, or null")
+        try:
+            inspect.signature(correct).bind(None, None, None, **self.robot)
+        except TypeError as error:
+            raise BadInput(f"protocol.robot: {error}; wanted arguments of harness.robot.correct") from error
+        if not 0 <= self.robot.get("kernel_size", 0) < 1:
+            raise BadInput(f"protocol.robot.kernel_size={self.robot['kernel_size']}: wanted 0 <= kernel_size < 1")
         if not self.max_interactions and not self.max_time:
             raise BadInput("protocol: set max_interactions or max_time, or a sample never ends")
         if self.scored != "all" and self.last_round > 1:
@@ -148,4 +160,5 @@ def wait_for_gpu() -> None:
     """Finish the queued GPU work, if the method uses torch on a GPU at all."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from harness.api import BadInput
 
-SCORING = ("api", "metrics", "protocol", "robot", "scribbles", "session")
+SCORING = ("api", "metrics", "official", "protocol", "robot", "scribbles", "session")
 
 
 def digest(*parts: bytes) -> str:
@@ -40,7 +40,7 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
     if weights is None:
         return {"name": "none", "digest": "", "training": "none needed"}
     if weights == "random":
-        return {"name": "random", "digest": f"seed {method['seed']}", "training": "untrained"}
+        return {"name": "random", "digest": f"seed {method.get('seed')}", "training": "untrained"}
     if weights == "official":
         folder = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))
         files = [folder / name for name in method["official"]]
@@ -86,12 +86,13 @@ def source_digest(target: str) -> str:
 def own_imports(module: str) -> Iterator[str]:
     """The modules of the same top-level package that `module` imports."""
     package = module.partition(".")[0]
+    here = module.split(".") if file_of(module).name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(file_of(module).read_bytes())):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            parent = module.split(".")[: -node.level] if node.level else []
+            parent = here[: len(here) + 1 - node.level] if node.level else []
             base = ".".join([*parent, *([node.module] if node.module else [])])
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         yield from (name for name in names if name.partition(".")[0] == package and find_file(name))

@@ -211,11 +211,12 @@ def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: in
     temporary.replace(path)
 
 
-def read_thumbnails(folder: Path, manifest: str) -> np.ndarray:
-    """uint8 T×h×w×3 RGB, as `write_thumbnails` left them."""
-    return np.stack(
-        [decode(jpeg) for jpeg in pq.read_table(folder / "frames" / f"{manifest}.parquet")["jpeg"].to_pylist()]
-    )
+def read_thumbnails(folder: Path, manifest: str) -> np.ndarray | None:
+    """uint8 T×h×w×3 RGB, as `write_thumbnails` left them; None if they are gone."""
+    path = folder / "frames" / f"{manifest}.parquet"
+    if not path.exists():
+        return None
+    return np.stack([decode(jpeg) for jpeg in pq.read_table(path)["jpeg"].to_pylist()])
 
 
 def decode(encoded: bytes) -> np.ndarray:

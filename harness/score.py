@@ -2,15 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
-from PIL import Image, UnidentifiedImageError
 
 from harness.api import BadInput
-from harness.datasets import Sequence
+from harness.datasets import Sequence, read_labels
 from harness.evaluate import build
 from harness.metrics import Scorer
 from harness.progress import bar
@@ -21,13 +19,16 @@ log = logging.getLogger(__name__)
 COLUMNS = [f"{metric} {statistic}" for metric in "JF" for statistic in ("mean", "recall", "decay")]
 
 
-def score(masks: str, dataset: DictConfig, reports: str) -> None:
+def score(masks: str | None, dataset: DictConfig, reports: str) -> None:
     """Print and write the scores of `masks/<sequence>/<frame>.png` on a dataset's sequences.
 
     The first and the last frame are not scored. Objects weigh alike, as in the DAVIS 2017 table; `all` is their mean.
     Raises BadInput, before anything is scored, if a sequence or frame is missing.
     """
-    sequences: list[Sequence] = build(dataset)
+    if masks is None:
+        raise BadInput("task=score: masks not given; say masks=<folder> with <sequence>/00000.png, ... in it")
+    only_masks = {"playable": False} if dataset._target_ == "harness.datasets.davis.load" else {}
+    sequences: list[Sequence] = build(dataset, **only_masks)
     files = {sequence.name: find(Path(masks), sequence) for sequence in sequences}
     rows = [
         {"sequence": sequence.name, "object": k + 1, **statistics}
@@ -50,9 +51,7 @@ def score(masks: str, dataset: DictConfig, reports: str) -> None:
 def score_sequence(sequence: Sequence, files: list[Path]) -> list[dict[str, float]]:
     """The statistics of each object of a sequence."""
     truth = sequence.read_annotations()
-    masks = np.stack([read_labels(file, sequence) for file in files])
-    if sequence.num_objects == 1 and set(np.unique(masks)) <= {0, 255}:
-        masks = (masks > 0).astype(np.uint8)  # DAVIS 2016 results come as black and white
+    masks = np.stack([read_mask(file, sequence) for file in files])
     jaccard, contour = Scorer(truth, sequence.num_objects)(masks)
     return [
         {f"{metric} {name}": value for metric, values in both.items() for name, value in statistics(values).items()}
@@ -72,22 +71,21 @@ def statistics(values: np.ndarray) -> dict[str, float]:
 
 
 def find(masks: Path, sequence: Sequence) -> list[Path]:
-    """The mask file of every frame, in order."""
-    files = sorted((masks / sequence.name).glob("*.png"))
-    if len(files) != sequence.num_frames:
-        raise BadInput(
-            f"{masks / sequence.name}: {len(files)} PNGs, wanted one for each of {sequence.num_frames} frames"
-        )
+    """The mask file of every frame, in order; they are numbered as in DAVIS, from 00000.png."""
+    files = [masks / sequence.name / f"{t:05d}.png" for t in range(sequence.num_frames)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise BadInput(f"{missing[0]}: missing; masks=<folder> wants <sequence>/00000.png to {files[-1].name}")
     return files
 
 
-def read_labels(file: Path, sequence: Sequence) -> np.ndarray:
-    """uint8 H×W labels of a palette or grey PNG."""
-    try:
-        image: Any = Image.open(file)
-        labels = np.asarray(image if image.mode in ("P", "L") else image.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise BadInput(f"{file}: not a readable PNG ({error}); write it again") from error
+def read_mask(file: Path, sequence: Sequence) -> np.ndarray:
+    """uint8 H×W labels of a palette or grey PNG, those of DAVIS 2016 results (0 and 255) as 0 and 1."""
+    labels = read_labels(file)
     if labels.shape != sequence.size:
-        raise BadInput(f"{file}: {labels.shape[1]}x{labels.shape[0]}, wanted {sequence.size[1]}x{sequence.size[0]}")
+        found, wanted = (f"{width}x{height}" for height, width in (labels.shape, sequence.size))
+        raise BadInput(f"{file}: {found}, wanted {wanted}; give masks of the annotations' size")
+    if sequence.num_objects == 1 and set(np.unique(labels)) <= {0, 255}:
+        return (labels > 0).astype(np.uint8)
+    if labels.max() > sequence.num_objects:
+        raise BadInput(f"{file}: label {labels.max()}, wanted 0..{sequence.num_objects}; is it of another sequence?")
     return labels

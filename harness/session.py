@@ -44,16 +44,18 @@ def play(
     truth: uint8 T×H×W, 0 background, 255 void. scribbles: those of the first round.
     Raises InvalidPrediction, or whatever the method raises.
     """
+    frame = first_frame(scribbles, protocol)
+    gives_masks = protocol.interaction == "masks"
+    new = drawn = empty(clip.name, len(truth)) if gives_masks else scribbles
     score = Scorer(truth, clip.num_objects)
     scored = slice(1, -1) if protocol.scored == "but_first_and_last" else slice(None)
-    frame, new, drawn = first_frame(scribbles, protocol), scribbles, scribbles
     used: set[int] = set()
     spent = 0.0
     if hasattr(method, "warm_up"):
         method.warm_up(clip)
 
     for number in count(1):
-        mask = np.where(truth[frame] == VOID, 0, truth[frame]) if protocol.interaction == "masks" else None
+        mask = np.where(truth[frame] == VOID, 0, truth[frame]) if gives_masks else None
         with clock.method(clip) as lap:
             if number == 1:
                 method.start(clip)
@@ -67,9 +69,11 @@ def play(
             jaccard, contour = (unscored_as_nan(values, scored) for values in score(prediction.masks))
             if number < protocol.last_round:
                 quality = {"J": jaccard, "F": contour, "J_AND_F": 0.5 * jaccard + 0.5 * contour}[protocol.metric]
-                candidates = protocol.candidates(number, frame, prediction.candidates)
+                offered = None if prediction.candidates is None else [int(t) for t in prediction.candidates]
+                candidates = protocol.candidates(number, frame, offered)
                 worst = next_frame(quality, used, len(truth), candidates)
-                strokes = correct(prediction.masks[worst], truth[worst], clip.num_objects, **protocol.robot)
+                pair = prediction.masks[worst], truth[worst]
+                strokes = [] if gives_masks else correct(*pair, clip.num_objects, **protocol.robot)
         yield Round(number, frame, new, prediction.masks, jaccard, contour, lap.seconds)
         if number >= protocol.last_round:
             return
@@ -84,11 +88,12 @@ def play(
 
 def first_frame(scribbles: Scribbles, protocol: Protocol) -> int:
     """The frame of the first round: the protocol's, or the one the scribble is on."""
-    if protocol.first_frame is not None:
-        return protocol.first_frame
-    if not scribbles.annotated_frames:
-        raise BadInput(f"{scribbles.sequence}: the first scribble has no stroke on any frame; redraw it")
-    return scribbles.annotated_frames[0]
+    if protocol.first_frame is None:
+        return scribbles.annotated_frames[0]
+    if protocol.first_frame >= len(scribbles.frames):
+        last = len(scribbles.frames) - 1
+        raise BadInput(f"protocol.first_frame={protocol.first_frame}: {scribbles.sequence} has frames 0..{last}")
+    return protocol.first_frame
 
 
 def on_frame(strokes: list[Stroke], frame: int, like: Scribbles) -> Scribbles:
@@ -118,6 +123,6 @@ def check(prediction: Prediction, clip: Clip) -> None:
         raise InvalidPrediction(f"masks: shape {masks.shape}, wanted {clip.frames.shape[:3]}")
     if masks.max() > clip.num_objects:
         raise InvalidPrediction(f"masks: label {masks.max()}, wanted 0..{clip.num_objects}")
-    for frame in prediction.candidates or ():
+    for frame in () if prediction.candidates is None else prediction.candidates:
         if frame not in range(len(masks)):
             raise InvalidPrediction(f"candidates: frame {frame}, wanted 0..{len(masks) - 1}")

@@ -1,5 +1,6 @@
 """The command line, as a user has it: resume, failures, bad input, caching."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def recorded(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "results" / "runs").glob("*/*-*.parquet")}
 
 
+def table(folder: Path) -> str:
+    """The CSV of the only board."""
+    (path,) = (folder / "reports").glob("*/table.csv")
+    return path.read_text()
+
+
 def test_killed_run_resumes_to_the_same_records(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = (*SMALL, "method=grabcut,stm")
@@ -81,8 +88,7 @@ def test_killed_run_resumes_to_the_same_records(tmp_path: Path) -> None:
     resumed = run(broken, *options)
     assert resumed.returncode == 0, resumed.stderr
     assert recorded(broken) == expected
-    tables = [folder / "reports" / "synthetic-davis2020-modelled" / "table.csv" for folder in (whole, broken)]
-    assert tables[0].read_text() == tables[1].read_text()
+    assert table(whole) == table(broken)
 
 
 def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +96,11 @@ def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.M
     done = run(tmp_path, *SMALL, "clock=wall", guests(tmp_path, monkeypatch, *names), f"method={','.join(names)}")
     assert done.returncode == 1
     assert "9 samples failed" in done.stderr
-    table = pd.read_csv(tmp_path / "reports" / "synthetic-davis2020-wall" / "table.csv").set_index("method")
-    assert table["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "holes": 2, "stillborn": 2}
-    assert table.loc["raise", "samples"] == "1 of 2"
-    assert table.loc["raise", "rank"] == "-"
-    assert table.loc[["label", "shape", "holes", "stillborn"], "AUC"].isna().all()
+    scores = pd.read_csv(io.StringIO(table(tmp_path))).set_index("method")
+    assert scores["failed"].to_dict() == {"nothing": 0, "raise": 1, "label": 2, "shape": 2, "holes": 2, "stillborn": 2}
+    assert scores.loc["raise", "samples"] == "1 of 2"
+    assert scores.loc["raise", "rank"] == "-"
+    assert scores.loc[["label", "shape", "holes", "stillborn"], "AUC"].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,7 @@ def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.M
         ("shard=4/4", "shard=4/4"),
         ("weights=gone.safetensors method=stm", "gone.safetensors"),
         ("protocol=perfect method=stm", "takes no masks"),
+        ("protocol.robot.kernel_size=2", "kernel_size=2"),
         ("protocol.max_time=null protocol.max_interactions=null", "max_interactions"),
     ],
 )
@@ -113,6 +120,13 @@ def test_bad_input_is_one_line(tmp_path: Path, override: str, told: str) -> None
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not recorded(tmp_path)
+
+
+def test_a_refused_method_does_not_stop_the_others(tmp_path: Path) -> None:
+    done = run(tmp_path, *SMALL, "method=stm,grabcut", "protocol=perfect")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("method=stm takes no masks")
+    assert pd.read_csv(io.StringIO(table(tmp_path)))["method"].tolist() == ["grabcut"]
 
 
 def test_second_run_only_skips_and_imports_no_torch(tmp_path: Path) -> None:

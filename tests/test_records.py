@@ -17,7 +17,7 @@ from harness.protocol import Protocol
 from harness.provenance import source_digest
 from harness.records import Key, Record
 from harness.report import exchange
-from harness.report.leaderboard import boards, entry, reference, table
+from harness.report.leaderboard import TOLD, boards, entry, reference, table
 from harness.scribbles import empty
 from harness.session import Round, on_frame
 from tests.parity.goldens import FULL
@@ -38,6 +38,7 @@ def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> P
     protocol = asdict(Protocol("p", max_interactions=2, **changes))
     entry = {
         "method": {"name": "m", "_target_": "m.M"},
+        "dataset": {"name": "d"},
         "weights": {"name": "none", "digest": "", "training": "none needed"},
         "protocol": protocol,
         "clock": {"name": "wall"},
@@ -46,7 +47,7 @@ def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> P
     key = Key({"sequence": "clip", "scribble_idx": index, "manifest": "x"}, entry)
     rows = [row for number in (1, 2) for row in records.rows_of(make_round(number, rng), key)]
     clip = {"num_frames": 4, "num_objects": 2, "size": SHAPE[1:]}
-    about = {"dataset": {"name": "d"}, "scribbles": "1 of 1"}
+    about: dict[str, Any] = {"samples": 2 if index == 2 else 1, "changes": [], **dict.fromkeys(TOLD, "x")}
     return records.write(folder, key, rows, clip=clip, provenance=about, error=error)
 
 
@@ -83,11 +84,20 @@ def test_other_protocols_never_share_a_board(tmp_path: Path) -> None:
 
 
 def test_official_csv_round_trip_keeps_the_score(tmp_path: Path) -> None:
-    protocol = Protocol("p", max_interactions=2)
-    ours = entry("m", [records.read(write(tmp_path, index=i)) for i in (1, 2)], protocol)
+    (board,) = boards([records.read(write(tmp_path, index=i)) for i in (1, 2)])
+    (ours,) = board.entries
     path = exchange.write_csv(ours, tmp_path)
     assert pd.read_csv(path, index_col=0).columns.tolist() == records.SCHEMA.names[:10]
-    assert reference("theirs", exchange.read_csv(path), protocol).summary == ours.summary
+    theirs = reference("theirs", exchange.read_csv(path), board)
+    assert theirs is not None
+    assert theirs.summary == ours.summary
+
+
+def test_report_on_other_clips_is_no_competitor(tmp_path: Path) -> None:
+    (board,) = boards([records.read(write(tmp_path))])
+    path = exchange.write_csv(board.entries[0], tmp_path)
+    path.write_text(path.read_text().replace(",clip,", ",another,"))
+    assert reference("theirs", exchange.read_csv(path), board) is None
 
 
 @pytest.mark.parametrize(

@@ -15,25 +15,35 @@ from omegaconf import DictConfig
 
 from harness import records
 from harness.api import BadInput
-from harness.evaluate import NOTES
+from harness.evaluate import NOTES, REFUSAL
 from harness.provenance import digest
 from harness.records import Record
 from harness.report import exchange, figures
-from harness.report.leaderboard import Board, boards, canonical, notes, published, reference, table
+from harness.report.leaderboard import Board, boards, canonical, notes, reference, table
 from harness.report.tables import markdown, show
 
 log = logging.getLogger(__name__)
 
 
 class Leaderboard(Callback):
-    """Ends a sweep with the leaderboard of the records its jobs noted; a failed sample makes the exit code 1."""
+    """Ends a sweep with the leaderboard of the records its jobs noted. A refusal or a failed sample makes it exit 1."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        noted = sorted(Path(config.hydra.sweep.dir).glob(f"*/{NOTES}"))
-        paths = dict.fromkeys(Path(line) for file in noted for line in file.read_text().splitlines())
-        failed = render([records.read(path) for path in paths], Path(config.results), Path(config.reports))
+        jobs = Path(config.hydra.sweep.dir)
+        troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
+        noted = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
+        try:
+            found = [records.read(Path(line)) for line in dict.fromkeys(noted)]
+            failed = render(found, Path(config.results), Path(config.reports))
+        except BadInput as error:
+            sys.exit(str(error))
+        except Exception:  # Hydra would make a warning of it, and exit 0
+            log.exception("the report failed; the records are safe, try `uv run run.py task=report`")
+            sys.exit(1)
         if failed:
-            sys.exit(f"{failed} samples failed; their records hold the tracebacks, the next run tries them again")
+            troubles.append(f"{failed} samples failed; their records say why, the next run tries them again")
+        if troubles:
+            sys.exit("\n".join(troubles))
 
 
 def report(results: str, reports: str, references: list[str], csv: bool, masks: bool) -> None:
@@ -44,6 +54,7 @@ def report(results: str, reports: str, references: list[str], csv: bool, masks: 
     csv: also write each entry's official report; masks: also write its masks as palette PNGs, round by round.
     """
     paths = sorted(Path(results, "runs").glob("*/*-*.parquet"))
+    paths = [path for path in paths if not is_replaced(path)]
     if not paths:
         raise BadInput(f"{results}/runs: no records; play some with `uv run run.py`")
     others = {
@@ -53,12 +64,18 @@ def report(results: str, reports: str, references: list[str], csv: bool, masks: 
     render(newest([records.read(path) for path in paths]), Path(results), Path(reports), others, csv, masks)
 
 
+def is_replaced(path: Path) -> bool:
+    """Whether a failed record has a complete one beside it."""
+    stem = path.name.removesuffix(".failed.parquet")
+    return stem != path.name and path.with_name(f"{stem}.parquet").exists()
+
+
 def newest(found: list[Record]) -> list[Record]:
     """Of records that differ only in the code that made them, those of the code that was used last."""
     sources: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in found:
         but_source = {key: value for key, value in record.key.entry.items() if key != "source"}
-        sources[canonical([record.provenance["dataset"], but_source])][record.key.entry["source"]].append(record)
+        sources[canonical(but_source)][record.key.entry["source"]].append(record)
     kept = []
     for versions in sources.values():
         *older, last = sorted(versions.values(), key=lambda group: max(r.path.stat().st_mtime for r in group))
@@ -84,17 +101,19 @@ def render(
     for name, board in named(boards(found)):
         failed += sum(entry.failed for entry in board.entries)
         for label, given in references.items():
-            if isinstance(given, pd.DataFrame):
-                board.entries.append(reference(label, given, board.protocol))
-            elif board.protocol.metric in given["curve"]:
-                board.entries.append(published(label, given))
+            entry = reference(label, given, board)
+            if entry is None:
+                log.info("%s is left out of %s: other samples or another metric", label, board.title)
+            else:
+                board.entries.append(entry)
         folder = reports / name
         folder.mkdir(parents=True, exist_ok=True)
         scores = table(board)
         scores.to_csv(folder / "table.csv", index=False)
         pictures = figures.curves(board, folder)[:1]
         for entry in (entry for entry in board.entries if entry.records and len(entry.rounds)):
-            pictures.append(figures.film_strip(entry, results / "runs", folder))
+            if strip := figures.film_strip(entry, results / "runs", folder):
+                pictures.append(strip)
             if csv:
                 exchange.write_csv(entry, folder)
             if masks:
@@ -102,14 +121,14 @@ def render(
         shown = "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures)
         told = "\n".join(f"- {note}" for note in notes(board))
         (folder / "table.md").write_text(f"# {board.title}\n\n{markdown(scores)}\n\n{shown}\n\n{told}\n")
-        show(board.title, scores)
+        show(board.title, scores, optional=[f"{board.metric} {i}" for i in range(2, 100)] + ["until [s]", "frames/s"])
         log.info("written: %s", folder)
     return failed
 
 
 def named(boards: list[Board]) -> list[tuple[str, Board]]:
-    """Boards with a folder name each: dataset, protocol and clock, and a digest where that is not enough."""
-    names = [f"{board.dataset['name']}-{board.protocol.name}-{board.clock}" for board in boards]
+    """Boards with a folder name each, and a digest in it where two would share one."""
+    names = [board.slug for board in boards]
     rules = [digest(canonical([board.dataset, asdict(board.protocol)]).encode())[:6] for board in boards]
     return [
         (f"{name}-{rule}" if names.count(name) > 1 else name, board)

@@ -53,13 +53,15 @@ def curves(board: Board, folder: Path) -> list[Path]:
         return save(figure, folder / "curves")
 
 
-def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path:
+def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path | None:
     """What one entry drew on its sample of median final score: a row per round, a column per frame.
 
-    Strokes of the round are green on objects and red on background.
+    Strokes of the round are green on objects and red on background. None if the clip's thumbnails were deleted.
     """
     record = records.read(median_sample(entry), content=True)
     frames = records.read_thumbnails(runs, record.key.sample["manifest"])
+    if frames is None:
+        return None
     rounds = sorted(record.rows["interaction"].unique())
     shown = [i for i in rounds if i in (1, 2, 4, rounds[-1])]
     marked = {i: records.scribbles_of(record, i) for i in shown}

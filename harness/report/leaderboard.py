@@ -13,6 +13,7 @@ from harness.protocol import Protocol
 from harness.records import Record
 from harness.summary import report_columns, summarize
 
+TOLD = ("scribbles", "commit", "hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance
 METRIC_NAMES = {"J": "J", "F": "F", "J_AND_F": "J&F"}
 
 
@@ -45,7 +46,8 @@ class Entry:
 class Board:
     """Entries that may be compared: same dataset, protocol and clock.
 
-    samples: (sequence, scribble_idx) of every sample that any entry has tried.
+    samples: (sequence, scribble_idx) of every sample that any entry has tried; total: how many there are to try.
+    changes: what the command line changed of the named dataset, protocol and clock.
     provenance: what the records say of data, commit, hardware and versions, every value that occurs.
     """
 
@@ -53,12 +55,20 @@ class Board:
     protocol: Protocol
     clock: str
     samples: list[tuple[str, int]]
+    total: int
+    changes: list[str]
     entries: list[Entry]
     provenance: Mapping[str, list[str]]
 
     @property
     def title(self) -> str:
-        return f"{self.dataset['name']}, {self.protocol.name}, {self.clock} clock"
+        return ", ".join([self.dataset["name"], self.protocol.name, f"{self.clock} clock", *self.changes])
+
+    @property
+    def slug(self) -> str:
+        """The title as the name of a folder."""
+        changes = (re.sub(r"[^\w.=-]+", "_", change) for change in self.changes)
+        return "-".join([self.dataset["name"], self.protocol.name, self.clock, *changes])
 
     @property
     def metric(self) -> str:
@@ -71,7 +81,7 @@ def boards(records: Iterable[Record]) -> list[Board]:
     groups = defaultdict(list)
     for record in records:
         entry = record.key.entry
-        groups[canonical([record.provenance["dataset"], entry["protocol"], entry["clock"]["name"]])].append(record)
+        groups[canonical([entry["dataset"], entry["protocol"], entry["clock"]["name"]])].append(record)
     return [board(group) for group in groups.values()]
 
 
@@ -83,13 +93,16 @@ def board(records: list[Record]) -> Board:
     arguments = {key: value for key, value in records[0].key.entry["protocol"].items() if key != "_target_"}
     protocol = Protocol(**arguments)
     labels = label([group[0].key.entry for group in groups.values()])
+    samples = sorted({(r.key.sample["sequence"], r.key.sample["scribble_idx"]) for r in records})
     return Board(
-        records[0].provenance["dataset"],
+        records[0].key.entry["dataset"],
         protocol,
         records[0].key.entry["clock"]["name"],
-        sorted({(r.key.sample["sequence"], r.key.sample["scribble_idx"]) for r in records}),
+        samples,
+        max(len(samples), *(r.provenance["samples"] for r in records)),
+        records[0].provenance["changes"],
         [entry(name, group, protocol) for name, group in zip(labels, groups.values(), strict=True)],
-        {key: sorted({text(r.provenance[key]) for r in records}) for key in records[0].provenance},
+        {key: sorted({r.provenance[key] for r in records}) for key in TOLD},
     )
 
 
@@ -114,16 +127,19 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
 AS_REPORTED = {"name": "", "digest": "", "training": "as reported"}
 
 
-def reference(name: str, rounds: pd.DataFrame, protocol: Protocol) -> Entry:
-    """The row of a report in the official format, scored by the board's protocol."""
-    objects = rounds.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
+def reference(name: str, given: pd.DataFrame | dict[str, Any], board: Board) -> Entry | None:
+    """The row of what somebody reported: an official report, scored by the board's protocol, or an official summary.
+
+    None if it has samples that the board has not, or another metric. Who made a summary, and on what, nobody knows.
+    """
+    if isinstance(given, dict):
+        known = board.protocol.metric in given["curve"]
+        return Entry(name, name, AS_REPORTED, 0, 0, pd.DataFrame(), given) if known else None
+    objects = given.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
     samples = list(objects.itertuples(index=False, name=None))
-    return Entry(name, name, AS_REPORTED, len(samples), 0, rounds, summary(rounds, samples, protocol))
-
-
-def published(name: str, summary: dict[str, Any]) -> Entry:
-    """The row of an official summary: a curve, of which nobody here saw the samples."""
-    return Entry(name, name, AS_REPORTED, 0, 0, pd.DataFrame(), summary)
+    if not {sample[:2] for sample in samples} <= set(board.samples):
+        return None
+    return Entry(name, name, AS_REPORTED, len(samples), 0, given, summary(given, samples, board.protocol))
 
 
 def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol) -> dict[str, Any]:
@@ -140,7 +156,9 @@ def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol:
 
 def label(entries: list[Mapping[str, Any]]) -> list[str]:
     """A name for each entry: its method's, and in brackets what sets it apart from its namesakes."""
-    settings = [flatten({**e["method"], "weights": e["weights"], "source": e["source"]}) for e in entries]
+    settings = [
+        flatten({**e["method"], "weights": e["weights"], "clock": e["clock"], "source": e["source"]}) for e in entries
+    ]
     labels = []
     for mine in settings:
         namesakes = [other for other in settings if other["name"] == mine["name"]]
@@ -161,9 +179,7 @@ def table(board: Board) -> pd.DataFrame:
             "rank": None,
             "method": entry.label,
             "weights": entry.weights["training"],
-            "samples": "elsewhere"
-            if entry.rounds.empty and not entry.failed
-            else f"{entry.samples} of {len(board.samples)}",
+            "samples": f"{entry.samples} of {board.total}" if entry.samples or entry.failed else "elsewhere",
             "failed": entry.failed,
         }
         if entry.summary:
@@ -172,7 +188,7 @@ def table(board: Board) -> pd.DataFrame:
             row |= {threshold: entry.summary["metric_at_threshold"][board.protocol.metric]}
             row |= {f"{board.metric} {i}": value for i, value in enumerate(score[1:-1], 1)}
             row |= speed(entry.rounds) if len(entry.rounds) else {}
-        rows.append((entry.samples < len(board.samples), -row.get("AUC", 0), row))
+        rows.append((entry.samples < board.total, -row.get("AUC", 0), row))
     rows.sort(key=lambda item: item[:2])
     for rank, (partial, _, row) in enumerate(rows, 1):
         row["rank"] = "-" if partial else str(rank)
@@ -195,18 +211,15 @@ def speed(rounds: pd.DataFrame) -> dict[str, float]:
 def notes(board: Board) -> list[str]:
     """Where the scores come from, a line each."""
     protocol = {field.name: getattr(board.protocol, field.name) for field in fields(board.protocol)}
+    clips = sorted({sequence for sequence, _ in board.samples})
     return [
-        f"clips: {', '.join(sorted({sequence for sequence, _ in board.samples}))}; {len(board.samples)} samples",
+        f"clips: {', '.join(clips)}; {len(board.samples)} of {board.total} samples",
+        f"dataset: {canonical(board.dataset)}",
         f"protocol: {canonical(protocol)}",
         f"clock: {board.clock}",
         *(f"weights of {e.label}: {', '.join(filter(None, e.weights.values()))}" for e in board.entries),
         *(f"{key}: {'; '.join(values)}" for key, values in board.provenance.items()),
     ]
-
-
-def text(value: Any) -> str:
-    """A value of a record's provenance, for people."""
-    return value if isinstance(value, str) else canonical(value)
 
 
 def canonical(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Tables for people."""
 
 import sys
+from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -8,14 +9,20 @@ from rich.markup import escape
 from rich.table import Table
 
 
-def show(title: str, scores: pd.DataFrame, digits: int = 3) -> None:
-    """Print a table on the console, numbers with `digits` decimals, text columns to the left."""
+def show(title: str, scores: pd.DataFrame, digits: int = 3, optional: Sequence[str] = ()) -> None:
+    """Print a table on the console, numbers with `digits` decimals, text columns to the left.
+
+    optional: columns that are left out where the terminal is too narrow for them.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if 9 * len(scores.columns) + 20 > console.width:
+        scores = scores.drop(columns=list(optional), errors="ignore")
     shown = Table(title=title)
     for name, column in scores.items():
         shown.add_column(escape(str(name)), justify="left" if column.dtype.kind in "OSU" else "right", overflow="fold")
     for row in scores.astype(object).where(scores.notna(), "").itertuples(index=False):
         shown.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else escape(str(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    console.print(shown)
 
 
 def markdown(scores: pd.DataFrame) -> str:
