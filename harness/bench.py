@@ -57,7 +57,7 @@ def evaluation(num_objects: int, num_frames: int, rounds: int) -> dict[str, floa
     used: set[int] = set()
     seconds, quality = [], []
 
-    with official.session(clip, truth, scribbles, Protocol("bench", max_interactions=16, max_time=None)) as session:
+    with official.session(clip, truth, scribbles, Protocol("bench", rounds=16, max_time=None)) as session:
         for _ in range(rounds):
             masks = damage(rng, truth, num_objects)
             start = time.perf_counter()

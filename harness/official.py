@@ -109,7 +109,7 @@ def session(clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Proto
             DavisInteractiveSession(
                 davis_root=folder,
                 max_time=protocol.max_time,
-                max_nb_interactions=protocol.max_interactions,
+                max_nb_interactions=protocol.rounds,
                 metric_to_optimize=protocol.metric,
                 report_save_dir=folder,
             ) as official,

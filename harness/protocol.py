@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 from harness.api import BadInput, Clip
 from harness.robot import correct
 
-MAX_INTERACTIONS = 16
+MAX_ROUNDS = 16
 MAX_SECONDS_PER_OBJECT = 600
 
 
@@ -21,7 +21,7 @@ class Protocol:
     """How a sample is played and scored (DAVIS interactive challenge; Caelles et al. 2018).
 
     metric: what picks the worst frame and what the curve shows.
-    max_interactions: rounds per sample, at most 16; None or 0 for no limit.
+    rounds: per sample, at most 16; None or 0 for no limit.
     max_time: seconds per object and sample, at most 600; None or 0 for no limit.
     budget: what counts against `max_time`: the method's own seconds, or "official": those of the evaluation and
         the robot too, as the official session counts them.
@@ -36,7 +36,7 @@ class Protocol:
 
     name: str
     metric: Literal["J", "F", "J_AND_F"] = "J_AND_F"
-    max_interactions: int | None = 8
+    rounds: int | None = 8
     max_time: float | None = 240
     budget: Literal["method", "official"] = "method"
     interaction: Literal["strokes", "masks"] = "strokes"
@@ -57,7 +57,7 @@ class Protocol:
         }.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(f"protocol.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
-        for name in ("max_interactions", "max_time", "first_frame"):
+        for name in ("rounds", "max_time", "first_frame"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int | float) or value < 0):
                 raise BadInput(f"protocol.{name}={value}: wanted a number of at least 0, or null")
@@ -67,15 +67,15 @@ class Protocol:
             raise BadInput(f"protocol.robot: {error}; wanted arguments of harness.robot.correct") from error
         if not 0 <= self.robot.get("kernel_size", 0) < 1:
             raise BadInput(f"protocol.robot.kernel_size={self.robot['kernel_size']}: wanted 0 <= kernel_size < 1")
-        if not self.max_interactions and not self.max_time:
-            raise BadInput("protocol: set max_interactions or max_time, or a sample never ends")
+        if not self.rounds and not self.max_time:
+            raise BadInput("protocol: set rounds or max_time, or a sample never ends")
         if self.scored != "all" and self.last_round > 1:
-            raise BadInput("protocol.scored=but_first_and_last: the robot needs every frame scored; max_interactions=1")
+            raise BadInput("protocol.scored=but_first_and_last: the robot needs every frame scored; set rounds=1")
 
     @property
     def last_round(self) -> float:
         """Number of the last round, infinite without a limit."""
-        return min(self.max_interactions, MAX_INTERACTIONS) if self.max_interactions else float("inf")
+        return min(self.rounds, MAX_ROUNDS) if self.rounds else float("inf")
 
     @property
     def seconds_per_object(self) -> float | None:

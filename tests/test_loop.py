@@ -41,7 +41,7 @@ def rounds(method: Recorder, protocol: Protocol, cost: float = 1.0) -> list[Roun
 
 def test_strokes_pile_up_and_new_ones_lie_on_the_annotated_frame() -> None:
     method = Recorder()
-    rounds(method, Protocol("p", max_interactions=3))
+    rounds(method, Protocol("p", rounds=3))
     for earlier, later in zip(method.asked, method.asked[1:], strict=False):
         assert later.new.annotated_frames == [later.frame]
         for t in range(FRAMES):
@@ -59,7 +59,7 @@ def test_three_frames_stays_for_three_rounds() -> None:
 
 def test_masks_as_interactions_hold_no_void() -> None:
     method = Recorder()
-    (only,) = rounds(method, Protocol("p", interaction="masks", first_frame=0, max_interactions=1))
+    (only,) = rounds(method, Protocol("p", interaction="masks", first_frame=0, rounds=1))
     mask = method.asked[0].mask
     assert mask is not None
     assert set(np.unique(mask)) == {0, 1}
@@ -67,7 +67,7 @@ def test_masks_as_interactions_hold_no_void() -> None:
 
 
 def test_semi_supervised_leaves_first_and_last_frame_unscored() -> None:
-    (only,) = rounds(Recorder(), Protocol("p", max_interactions=1, scored="but_first_and_last"))
+    (only,) = rounds(Recorder(), Protocol("p", rounds=1, scored="but_first_and_last"))
     assert np.isnan(only.jaccard[:, 0]).tolist() == [True, *[False] * (FRAMES - 2), True]
 
 
@@ -95,6 +95,6 @@ def test_no_answer_of_another_kind_is_scored(
 
 def test_endless_protocols_and_unknown_costs_are_refused() -> None:
     with pytest.raises(BadInput, match="never ends"):
-        Protocol("p", max_time=None, max_interactions=0)
+        Protocol("p", max_time=None, rounds=0)
     with pytest.raises(BadInput, match="no costs for method mine"):
         ModelledClock("mine", {})

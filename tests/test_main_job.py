@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]", "protocol.max_interactions=3", "clock=modelled")
+SMALL = ("dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]", "protocol.rounds=3", "clock=modelled")
 
 GUESTS = """
 import numpy as np
@@ -111,7 +111,7 @@ def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.M
         ("weights=gone.safetensors method=stm", "gone.safetensors"),
         ("protocol=perfect method=stm", "takes no masks"),
         ("protocol.robot.kernel_size=2", "kernel_size=2"),
-        ("protocol.max_time=null protocol.max_interactions=null", "max_interactions"),
+        ("protocol.max_time=null protocol.rounds=null", "set rounds"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, override: str, told: str) -> None:

@@ -35,7 +35,7 @@ def make_round(number: int, rng: np.random.Generator) -> Round:
 def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> Path:
     """A record of two rounds; `changes` go into its protocol."""
     rng = np.random.default_rng(index)
-    protocol = asdict(Protocol("p", max_interactions=2, **changes))
+    protocol = asdict(Protocol("p", rounds=2, **changes))
     entry = {
         "method": {"name": "m", "_target_": "m.M"},
         "dataset": {"name": "d"},
@@ -110,7 +110,7 @@ def test_report_on_other_clips_is_no_competitor(tmp_path: Path) -> None:
     ],
 )
 def test_csv_that_is_none_is_refused(tmp_path: Path, spoil: Any, told: str) -> None:
-    path = exchange.write_csv(entry("m", [records.read(write(tmp_path))], Protocol("p", max_interactions=2)), tmp_path)
+    path = exchange.write_csv(entry("m", [records.read(write(tmp_path))], Protocol("p", rounds=2)), tmp_path)
     path.write_text(spoil(path.read_text()))
     with pytest.raises(BadInput, match=told) as caught:
         exchange.read_csv(path)
@@ -146,7 +146,7 @@ def test_real_summary(path: Path) -> None:
 
 def test_masks_leave_as_davis_pngs(tmp_path: Path) -> None:
     record: Record = records.read(write(tmp_path))
-    folder = exchange.write_masks(entry("m", [record], Protocol("p", max_interactions=2)), tmp_path)
+    folder = exchange.write_masks(entry("m", [record], Protocol("p", rounds=2)), tmp_path)
     png = Image.open(folder / "clip-1" / "round-2" / "00003.png")
     assert png.mode == "P"
     assert png.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # type: ignore[index]

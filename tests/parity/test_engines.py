@@ -55,7 +55,7 @@ def real() -> tuple[Clip, np.ndarray]:
 @pytest.mark.parametrize("material", [disks, real])
 def test_engines_agree(material) -> None:  # type: ignore[no-untyped-def]
     clip, truth = material()
-    protocol = Protocol("both", max_interactions=5, max_time=None)
+    protocol = Protocol("both", rounds=5, max_time=None)
     first = on_frame([Stroke(np.array([[0.3, 0.5], [0.35, 0.52]]), 1)], 2, empty(clip.name, len(truth)))
     ours, theirs = (
         list(engine.play(Damaged(truth), clip, truth, first, protocol, WallClock())) for engine in (session, official)
@@ -79,7 +79,7 @@ def test_summaries_agree() -> None:
     method = Damaged(truth)
     method.start(clip)
     first = on_frame([Stroke(np.array([[0.3, 0.5], [0.35, 0.52]]), 1)], 2, empty(clip.name, len(truth)))
-    protocol = Protocol("both", metric="F", max_interactions=4, max_time=20)
+    protocol = Protocol("both", metric="F", rounds=4, max_time=20)
     with official.session(clip, truth, first, protocol) as played:
         while played.next():
             played.get_scribbles()

@@ -43,7 +43,7 @@ cases = pytest.mark.parametrize("path", files("cases/*.json"))
 def test_all_goldens_are_here() -> None:
     if not (FULL / "evaluation").is_dir():
         pytest.skip(f"no {FULL}: compared with {CARRIED} alone; set IVOSBENCH_GOLDENS to compare with all")
-    assert len(files("cases/*.json")) > 12
+    assert any((FULL / "evaluation" / "cases").glob("*.json"))
 
 
 @cases

@@ -78,7 +78,7 @@ def test_session_equals_official(path: Path) -> None:
     protocol = Protocol(
         "golden",
         metric=run["metric"],
-        max_interactions=run["max_nb_interactions"],
+        rounds=run["max_nb_interactions"],
         max_time=run["max_time"],
         budget="official",
     )
