@@ -1,6 +1,5 @@
 """What is here, and how to get what is missing."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from harness.provenance import machine
+from harness.provenance import machine, official_folder
 
 
 def doctor(dataset: DictConfig) -> None:
@@ -31,7 +30,7 @@ def doctor(dataset: DictConfig) -> None:
         datasets.add_row(name, *dataset_state(name, dataset if name == dataset.name else config))
     console.print(datasets)
 
-    folder = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))
+    folder = official_folder()
     weights = Table(
         "method", "official weights", "here", f"how to get them: put them into {folder}/ (IVOSBENCH_WEIGHTS)"
     )

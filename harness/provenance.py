@@ -42,8 +42,7 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
     if weights == "random":
         return {"name": "random", "digest": f"seed {method.get('seed')}", "training": "untrained"}
     if weights == "official":
-        folder = Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))
-        files = [folder / name for name in method["official"]]
+        files = [official_folder() / name for name in method["official"]]
         training = "the authors'"
     else:
         files, training = [Path(weights)], ""
@@ -56,6 +55,11 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
         "digest": digest(*(file.read_bytes() for file in files)),
         "training": training or training_of(files[0]),
     }
+
+
+def official_folder() -> Path:
+    """Where the authors' weights are looked for: the folder IVOSBENCH_WEIGHTS names, "weights" by default."""
+    return Path(os.environ.get("IVOSBENCH_WEIGHTS", "weights"))
 
 
 def training_of(weights: Path) -> str:

@@ -17,7 +17,7 @@ from methods.blocks.padding import margins
 from methods.stm.checkpoint import load
 from methods.stm.method import OFFICIAL_FILE, STM, Sample, merge, stroke_planes
 from methods.stm.network import Annotation, STMInteractive
-from tests.parity.goldens import CARRIED, FULL, folders
+from tests.parity.goldens import folders, recorded
 from tests.proc_weights import fill, fingerprint
 
 NAME = "stm_interactive"
@@ -26,11 +26,7 @@ FOLDERS = folders(f"networks/{NAME}")
 
 def cases(kind: str) -> list:
     """The recorded files of a kind, carried and full."""
-    files = [path for folder in FOLDERS for path in sorted(folder.glob(f"{NAME}.{kind}*.npz"))]
-    ids = [f"{'carried' if CARRIED in path.parents else 'full'}-{path.name}" for path in files]
-    found = [pytest.param(path, id=name) for path, name in zip(files, ids, strict=True)]
-    absent = pytest.mark.skip(reason=f"{FULL} is not here; IVOSBENCH_GOLDENS names the full set")
-    return found if FULL.is_dir() else [*found, pytest.param(None, id="full", marks=absent)]
+    return recorded(f"networks/{NAME}", f"{NAME}.{kind}*.npz")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from methods.stm.checkpoint import load
 from methods.stm.count import PUBLISHED, multiply_adds, parameters
 from methods.stm.network import Mask, Sharing, STMSemiSupervised
 from methods.stm.video import OFFICIAL_FILE, Memory, Sample, STMVideo
-from tests.parity.goldens import CARRIED, FULL, folders
+from tests.parity.goldens import folders, recorded
 from tests.parity.test_stm_interactive import agrees
 from tests.proc_weights import fill, fingerprint
 
@@ -30,11 +30,7 @@ FOLDERS = folders("networks/stm_mivos")
 
 def cases(kind: str) -> list:
     """The recorded files of a kind, carried and full."""
-    files = [path for folder in FOLDERS for path in sorted(folder.glob(f"stm.{kind}*.npz"))]
-    ids = [f"{'carried' if CARRIED in path.parents else 'full'}-{path.name}" for path in files]
-    found = [pytest.param(path, id=name) for path, name in zip(files, ids, strict=True)]
-    absent = pytest.mark.skip(reason=f"{FULL} is not here; IVOSBENCH_GOLDENS names the full set")
-    return found if FULL.is_dir() else [*found, pytest.param(None, id="full", marks=absent)]
+    return recorded("networks/stm_mivos", f"stm.{kind}*.npz")
 
 
 @pytest.fixture(scope="module")
