@@ -41,6 +41,6 @@ class Refine(nn.Module):
         return self.unit(skip + enlarge(coarse, 2))
 
 
-def enlarge(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, corners not aligned: B×C×h×w to B×C×fh×fw."""
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+def enlarge(x: Tensor, factor: int, aligned: bool = False) -> Tensor:
+    """Bilinear: B×C×h×w to B×C×fh×fw. aligned: corners are, as in ATNet and IPNet, written for an old PyTorch."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=aligned)
