@@ -1,6 +1,8 @@
 """The one door: `uv run run.py`, then any `key=value` of conf/."""
 
+import os
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.utils import instantiate
@@ -8,7 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
 
+WEIGHTS = Path(__file__).parent / "methods" / "weights"
+
 OmegaConf.register_new_resolver("size_of", lambda weights: "paper" if weights == "official" else "tiny")
+OmegaConf.register_new_resolver(
+    "weights_of",
+    lambda weights, method: os.path.relpath(WEIGHTS / f"{method}.safetensors") if weights == "tiny" else weights,
+)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -16,12 +16,13 @@ import numpy as np
 
 class Recipe(NamedTuple):
     """gains: (pattern of the key, gain over He's scale), first match wins, 1 otherwise. stem: further gain of a stem's
-    planes beside RGB. constants: by key.
+    planes beside RGB. constants: by key. scales: (pattern of the key, factor) for what has no gain.
     """
 
     gains: tuple[tuple[str, float], ...]
     stem: float
     constants: Mapping[str, float] = {}
+    scales: tuple[tuple[str, float], ...] = ()
 
 
 RECIPES = {
@@ -41,6 +42,18 @@ RECIPES = {
         ((r"classifier\.3\.weight$", 6.0),), stem=3.0, constants={"classifier.classifier.3.bias": -2.5}
     ),
     "mivos_fusion": Recipe(((r"^final_conv\.weight$", 1.5),), stem=1.0),
+    "atnet": Recipe(
+        (
+            (r"^prev_conv1x1\.weight$", 3.0),
+            (r"^conv1x1\.weight$", 2.5),
+            (r"^indicator_encoder\.conv1x1\.weight$", 0.5),
+            (r"\.lastconv\.8\.weight$", 2.0),
+        ),
+        stem=4.0,
+        scales=((r"^encoder_3ch\.res5\.\d+\.(bn3|downsample\.1)\.(weight|bias)$", 0.25),),
+    ),
+    "ipnet_i": Recipe(((r"\.conv1_[mpn]\.weight$", 1.5),), stem=4.0),
+    "ipnet_p": Recipe(((r"\.conv1_m\.weight$", 1.5), (r"SEFA\.fc2\.weight$", 2.5)), stem=4.0),
 }
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 SPREAD = math.sqrt(4 * (65536.0**2 - 1.0) / 12.0)  # of `bell`
@@ -71,6 +84,7 @@ def tensor(key: str, shape: tuple[int, ...], recipe: Recipe) -> np.ndarray:
     else:
         gain = next((gain for pattern, gain in recipe.gains if re.search(pattern, key)), 1.0)
         values = convolution(key, shape, gain, recipe.stem)
+    values = values * next((factor for pattern, factor in recipe.scales if re.search(pattern, key)), 1.0)
     return values.reshape(shape).astype(np.float32)
 
 

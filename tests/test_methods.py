@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Scribbles, Stroke
 from harness.scribbles import empty
+from methods.atnet.method import ATNet
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import crop, pad
@@ -31,7 +32,16 @@ def mivos(**options: Any) -> MiVOS:
     return MiVOS(**{"size": "tiny", "weights": "random", "device": "cpu", "schedule": "every_round", **options})
 
 
-METHODS = [pytest.param(stm, id="stm"), pytest.param(mivos, id="mivos"), pytest.param(GrabCut, id="grabcut")]
+def atnet(**options: Any) -> ATNet:
+    return ATNet(**{"size": "tiny", "weights": "random", "device": "cpu", **options})
+
+
+METHODS = [
+    pytest.param(stm, id="stm"),
+    pytest.param(mivos, id="mivos"),
+    pytest.param(atnet, id="atnet"),
+    pytest.param(GrabCut, id="grabcut"),
+]
 
 
 def moving_discs(num_objects: int = 2, frames: int = 6, size: tuple[int, int] = (75, 133)) -> tuple[Clip, np.ndarray]:

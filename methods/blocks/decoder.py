@@ -30,15 +30,19 @@ class Compress(nn.Sequential):
 
 
 class Refine(nn.Module):
-    """One stage of refinement: doubles the size of the coarse map and adds the skip connection."""
+    """One stage of refinement: doubles the size of the coarse map and adds the skip connection.
 
-    def __init__(self, channels: int, out: int | None = None) -> None:
+    aligned: as in `enlarge`.
+    """
+
+    def __init__(self, channels: int, out: int | None = None, aligned: bool = False) -> None:
         super().__init__()
         self.unit = ResidualUnit(channels, out)
+        self.aligned = aligned
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """coarse: B×channels×h×w; skip: B×channels×2h×2w. Returns B×out×2h×2w."""
-        return self.unit(skip + enlarge(coarse, 2))
+        return self.unit(skip + enlarge(coarse, 2, self.aligned))
 
 
 def enlarge(x: Tensor, factor: int, aligned: bool = False) -> Tensor:

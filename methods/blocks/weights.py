@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness.api import BadInput
@@ -33,7 +32,8 @@ def prepare(
     if weights == "official":
         fill(network, official(), "the authors' file")
     elif weights != "random":
-        fill(network, read_safetensors(Path(weights)), weights)
+        state, whose = read_safetensors(Path(weights))
+        fill(network, state, f"{weights}{whose}")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -62,14 +62,20 @@ def fill(network: nn.Module, state: StateDict, source: str) -> None:
     network.load_state_dict(state)
 
 
-def read_safetensors(path: Path) -> StateDict:
-    """Our own weights file, or BadInput."""
+def read_safetensors(path: Path) -> tuple[StateDict, str]:
+    """Our own weights file, and which method and size it says it is of: ", of stm, tiny"; empty if it does not say.
+
+    Raises BadInput where there is none.
+    """
     if not path.is_file():
         raise BadInput(f"weights={path}: no such file; give random, official or a .safetensors file")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise BadInput(f"weights={path}: not a safetensors file ({error})") from error
+    return state, f", of {about['method']}, {about['size']}" if {"method", "size"} <= about.keys() else ""
 
 
 def official_folder() -> Path:

@@ -142,18 +142,12 @@ class Sample:
         logits = self.network.s2m(self.image(frame), *(plane.to(self.device).float() for plane in planes))
         return aggregate(logits.sigmoid(), hard=True)
 
-    def stroke_planes(self, strokes: Sequence[Stroke]) -> tuple[Tensor, Tensor]:
-        """Strokes as planes per object, 1 pixel dilated: positive and negative, both uint8 N×H×W in {0, 1}.
-
-        An object's negative strokes are those of the background and of every other object.
-        """
-        height, width = self.labels.shape[1:] if self.options.strokes_at == "padded" else self.size
-        drawn = draw(strokes, (height, width), default=-1)
-        positive = drawn == np.arange(1, self.num_objects + 1)[:, None, None]
-        planes = np.stack((positive, (drawn >= 0) & ~positive)).astype(np.uint8)
-        dilated = np.stack([[cv2.dilate(plane, SQUARE) for plane in sign] for sign in planes])
-        positive, negative = torch.from_numpy(dilated)
-        return (positive, negative) if self.options.strokes_at == "padded" else (pad(positive), pad(negative))
+    def stroke_planes(self, strokes: Sequence[Stroke]) -> list[Tensor]:
+        """`stroke_planes` at the padded size, drawn there or before."""
+        padded = self.options.strokes_at == "padded"
+        height, width = self.labels.shape[1:] if padded else self.size
+        planes = map(torch.from_numpy, stroke_planes(strokes, self.num_objects, height, width))
+        return list(planes if padded else map(pad, planes))
 
     def take_mask(self, mask: np.ndarray) -> Tensor:
         """A given label map of true size as planes (N+1)×H×W in {0, 1}: 0 in all of them where there is padding."""
@@ -225,6 +219,20 @@ class Sample:
     def answer(self) -> np.ndarray:
         """Labels of true size, uint8 T×H×W."""
         return crop(self.labels, self.size).cpu().numpy().copy()
+
+
+def stroke_planes(
+    strokes: Sequence[Stroke], num_objects: int, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Strokes as planes per object, 1 pixel dilated: positive and negative, both uint8 N×H×W in {0, 1}.
+
+    An object's negative strokes are those of the background and of every other object.
+    """
+    drawn = draw(strokes, (height, width), default=-1)
+    own = drawn == np.arange(1, num_objects + 1)[:, None, None]
+    planes = np.stack((own, (drawn >= 0) & ~own)).astype(np.uint8)
+    positive, negative = np.stack([[cv2.dilate(plane, SQUARE) for plane in sign] for sign in planes])
+    return positive, negative
 
 
 def official() -> dict[str, Tensor]:

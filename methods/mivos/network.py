@@ -72,8 +72,8 @@ class S2M(nn.Module):
 class Query(NamedTuple):
     """What the propagation network needs of an image to segment any object in it.
 
-    key: 1×C/8×h×w, value: 1×C/2×h×w. skip8, skip4: 1×D×H/8×W/8 and 1×D'×H/4×W/4, the decoder's own view of the
-    shallow maps: it is the same for every object and round, so it is computed once.
+    key: B×C/8×h×w, value: B×C/2×h×w. skip8, skip4: B×D×H/8×W/8 and B×D'×H/4×W/4, the decoder's own view of the
+    shallow maps: it is the same for every object and round, so it is computed once. B is 1 but in training.
     """
 
     key: Tensor
@@ -117,23 +117,29 @@ class Propagation(nn.Module):
         self.decoder = Decoder(channels, *shape.decoder)
 
     def memorize(self, image: Tensor, masks: Tensor) -> KeyValue:
-        """Embed an image with its n objects, masks n×H×W in [0, 1]: n×C/8×h×w and n×C/2×h×w."""
-        others = masks.sum(dim=0) - masks  # unlike STM's not clamped
-        planes = torch.stack((masks, others), dim=1)
-        image = image.expand(len(masks), -1, -1, -1)
-        return self.memory_head(self.memory_encoder(torch.cat((image, planes), dim=1)).res4)
+        """Embed images *×3×H×W with their n objects each, masks *×n×H×W in [0, 1].
+
+        Leading axes become one: returns (*·n)×C/8×h×w and (*·n)×C/2×h×w.
+        """
+        others = masks.sum(dim=-3, keepdim=True) - masks  # unlike STM's not clamped
+        planes = torch.stack((masks, others), dim=-3)
+        image = image.unsqueeze(-4).expand(*planes.shape[:-3], -1, -1, -1)
+        return self.memory_head(self.memory_encoder(torch.cat((image, planes), dim=-3).flatten(0, -4)).res4)
 
     def encode(self, image: Tensor) -> Query:
-        """Embed a query image."""
-        res4, res3, res2 = self.query_encoder(image.unsqueeze(0))
+        """Embed a query image, 3×H×W, or B of them."""
+        res4, res3, res2 = self.query_encoder(image.view(-1, *image.shape[-3:]))
         key, value = self.query_head(res4)
         return Query(key, value, self.decoder.skip8(res3), self.decoder.skip4(res2))
 
     def segment(self, query: Query, memory: KeyValue, top_k: int | None) -> Tensor:
-        """Segment n objects, each on its own. memory: n×C/8×T×h×w and n×C/2×T×h×w. Returns logits n×H×W."""
+        """Segment n objects, each on its own, in one query image or each in its own.
+
+        memory: n×C/8×T×h×w and n×C/2×T×h×w. Returns logits n×H×W.
+        """
         # One object at a time: its affinities to a long memory are the largest thing there is
-        objects = (KeyValue(key, value) for key, value in zip(*memory, strict=True))
-        m = torch.cat([read_memory(entry, query.key, top_k) for entry in objects])  # Equations 1 to 3
+        objects = zip(*memory, query.key.expand(len(memory.key), -1, -1, -1), strict=True)
+        m = torch.stack([read_memory(KeyValue(k, v), k_q, top_k) for k, v, k_q in objects])  # Equations 1 to 3
         y = torch.cat((m, query.value.expand(len(m), -1, -1, -1)), dim=1)
         return enlarge(self.decoder(y, query.skip8, query.skip4), 4).squeeze(1)
 

@@ -1,0 +1,429 @@
+"""ATNet's two networks, A-Net and T-Net: Heo, Koh, Kim, "Interactive Video Object Segmentation Using Global and Local
+Transfer Modules", ECCV 2020; below, "Section", "Equation", "Table" and "Figure" are its. Where the text leaves a
+choice, the released networks (github yuk6heo/IVOS-ATNet) made it.
+
+H and W are the padded size everywhere, multiples of 32; h and w are H/16 and W/16; C is 32 times the width. An image
+is float32 3×H×W RGB, normalised. P pictures and n objects go together where P is n, one object each, or 1, all of them.
+Resizing is bilinear with the corners aligned.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from harness.api import BadInput
+from methods.blocks.decoder import Compress, ResidualUnit, enlarge
+
+Size = Literal["paper", "tiny"]
+Local = Literal["off", "r2", "r5"]
+LocalSoftmax = Literal["rows", "offsets"]
+Mode = Literal["transfer", "match"]
+MatchRegion = Literal["prediction", "scribble"]
+SE_REDUCTION = 16
+RADIUS, STRIDE = 4, 2  # of the local region: d offsets of 2 to each side
+SIDE = 2 * RADIUS + 1
+THRESHOLD = 0.8  # Section 3.3: lower probabilities are no object
+
+
+class Shape(NamedTuple):
+    """width: channels of the stem; blocks: of the encoder's stages; decoder: channels of the decoder."""
+
+    width: int
+    blocks: tuple[int, int, int, int]
+    decoder: int
+
+
+SHAPES: dict[Size, Shape] = {"paper": Shape(64, (3, 4, 6, 3), 256), "tiny": Shape(8, (2, 2, 2, 2), 32)}
+
+
+class Variant(NamedTuple):
+    """What T-Net transfers, and how (Tables 3 and 4); as it stands, the proposed network. Each wants its own training.
+
+    local: which features the local module compares: those of R2, of R5 ("rear TE"), or "off", no local module.
+    local_softmax: "rows" normalises the affinities of an offset over the height of the picture, so the released code;
+        "offsets" those of a pixel of I_p over its neighbourhood in I_t, so the text.
+    global_mode, local_mode: "transfer", or "match": the largest similarity to a pixel of the object in its place.
+    match_region: what the object's pixels in I_a are then: those A-Net predicts, or those with a positive scribble.
+    """
+
+    local: Local = "r2"
+    local_softmax: LocalSoftmax = "rows"
+    global_mode: Mode = "transfer"
+    local_mode: Mode = "transfer"
+    match_region: MatchRegion = "prediction"
+
+    def check(self) -> None:
+        """Raise BadInput naming the first field whose value is none of the above."""
+        for (name, value), allowed in zip(
+            self._asdict().items(), (Local, LocalSoftmax, Mode, Mode, MatchRegion), strict=True
+        ):
+            if value not in get_args(allowed):
+                raise BadInput(f"{name}={value}: choose one of {', '.join(get_args(allowed))}")
+
+
+PROPOSED = Variant()
+
+
+class SEBottleneck(Bottleneck):
+    """Bottleneck whose residual is gated per channel by squeeze and excitation (Hu et al., CVPR 2018)."""
+
+    def __init__(self, planes: int, width: int, stride: int = 1, dilation: int = 1) -> None:
+        out = self.expansion * width
+        changes = stride > 1 or planes != out
+        shortcut = nn.Sequential(nn.Conv2d(planes, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+        super().__init__(planes, width, stride, shortcut if changes else None, dilation=dilation)
+        self.conv_down = nn.Conv2d(out, out // SE_REDUCTION, 1, bias=False)
+        self.conv_up = nn.Conv2d(out // SE_REDUCTION, out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: B×planes×h×w. Returns B×4·width×h×w, smaller by the stride."""
+        u = self.bn1(self.conv1(x)).relu()
+        u = self.bn2(self.conv2(u)).relu()
+        u = self.bn3(self.conv3(u))
+        gate = self.conv_up(self.conv_down(u.mean(dim=(2, 3), keepdim=True)).relu()).sigmoid()
+        return (gate * u + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class Features(NamedTuple):
+    """Maps of B inputs. res5: B×C×h×w, res3: B×C/4×H/8×W/8, res2: B×C/8×H/4×W/4."""
+
+    res5: Tensor
+    res3: Tensor
+    res2: Tensor
+
+
+class Encoder(nn.Module):
+    """SE-ResNet-50 with dilation in place of the last stride (Figure 4a)."""
+
+    def __init__(self, planes: int, shape: Shape) -> None:
+        super().__init__()
+        width, blocks = shape.width, shape.blocks
+        self.conv1 = nn.Conv2d(planes, width, 7, stride=2, padding=3)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.res2 = stage(width, width, [1] * blocks[0])
+        self.res3 = stage(4 * width, 2 * width, [1] * blocks[1], stride=2)
+        self.res4 = stage(8 * width, 4 * width, [1] * blocks[2], stride=2)
+        self.res5 = stage(16 * width, 8 * width, [2 ** (i + 1) for i in range(blocks[3])])
+
+    def forward(self, x: Tensor) -> Features:
+        """x: B×planes×H×W."""
+        res2 = self.res2(self.maxpool(self.bn1(self.conv1(x)).relu()))
+        res3 = self.res3(res2)
+        return Features(self.res5(self.res4(res3)), res3, res2)
+
+
+def stage(planes: int, width: int, dilations: Sequence[int], stride: int = 1) -> nn.Sequential:
+    """A bottleneck per dilation, from `planes` to 4·width channels; the first has the stride."""
+    first = SEBottleneck(planes, width, stride, dilations[0])
+    return nn.Sequential(first, *(SEBottleneck(4 * width, width, dilation=dilation) for dilation in dilations[1:]))
+
+
+class Decoder(nn.Module):
+    """ASPP beside two refine modules, then three convolutions (Figure 4a); D is its width.
+
+    skip8 and skip4 are the refine modules' own view of R3 and R2. Where the two are applied is left to the network.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        channels, d = 32 * shape.width, shape.decoder
+        self.aspp = ASPP(channels, (6, 12, 18), d)
+        convolutions = (nn.Conv2d(planes, d, 3, padding=1) for planes in (channels, d, d))
+        self.compress = nn.Sequential(*(layer for conv in convolutions for layer in (nn.ReLU(), conv)))
+        self.skip8 = Compress(channels // 4, d)
+        self.skip4 = Compress(channels // 8, d)
+        self.refine8 = ResidualUnit(d)
+        self.refine4 = ResidualUnit(d)
+        self.predict = nn.Sequential(
+            nn.Conv2d(2 * d, d, 3, padding=1, bias=False),
+            nn.BatchNorm2d(d),
+            nn.ReLU(),
+            nn.Dropout(0.5),  # a guess: the numbering of the released layers leaves room for something here
+            nn.Conv2d(d, d, 3, padding=1, bias=False),
+            nn.BatchNorm2d(d),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(d, 1, 1),
+        )
+
+    def forward(self, y: Tensor, skip8: Tensor, skip4: Tensor, q: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Decode n objects: y is n×C×h×w, the skips P×D×H/8×W/8 and P×D×H/4×W/4, q the local module's answer, n×1×_×_.
+
+        Returns logits n×H×W and the mid-layer feature, n×2D×H/4×W/4.
+        """
+        m = self.refine8(skip8 + enlarge(self.compress(y), 2, aligned=True))
+        if q is not None:
+            m = m + 0.5 * resize(q, m)  # the factor is the released code's
+        m = self.refine4(skip4 + enlarge(m, 2, aligned=True))
+        if q is not None:
+            m = m + 0.5 * resize(q, m)
+        mid = torch.cat((m, enlarge(self.aspp(y), 4, aligned=True)), dim=1)
+        return enlarge(self.predict(mid), 4, aligned=True).squeeze(1), mid
+
+
+class Annotated(NamedTuple):
+    """A-Net's answer for n objects. logits: n×H×W; mid: n×2D×H/4×W/4, of the decoder; deep: n×C×h×w, R5."""
+
+    logits: Tensor
+    mid: Tensor
+    deep: Tensor
+
+
+class ANet(nn.Module):
+    """Annotation network: the objects of an annotated frame by the user's scribbles (Section 3.1)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.encoder = Encoder(6, shape)
+        self.decoder = Decoder(shape)
+
+    def forward(self, image: Tensor, planes: Tensor) -> Annotated:
+        """Segment n objects, each on its own, in one image or n: 3×H×W or n×3×H×W.
+
+        planes: n×3×H×W in [0, 1]: the mask of the last round, 0.5 everywhere in the first; positive and negative
+        scribbles, the latter 0 in the first.
+        """
+        maps = self.encoder(torch.cat((image.expand(len(planes), -1, -1, -1), planes), dim=1))
+        logits, mid = self.decoder(maps.res5, self.decoder.skip8(maps.res3), self.decoder.skip4(maps.res2))
+        return Annotated(logits, mid, maps.res5)
+
+
+class Converter(nn.Module):
+    """The object feature F_o, from A-Net's mid-layer feature and R5 (Section 3.1).
+
+    The text has max-pooling, the released network strides.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width = shape.width
+        self.block1 = SEBottleneck(2 * shape.decoder, 4 * width, stride=2)
+        self.block2 = SEBottleneck(16 * width, 8 * width, stride=2)
+        self.halve = nn.Conv2d(64 * width, 32 * width, 1)
+
+    def forward(self, annotated: Annotated) -> Tensor:
+        """Returns n×C×h×w."""
+        return self.halve(torch.cat((self.block2(self.block1(annotated.mid)), annotated.deep), dim=1))
+
+
+class Picture(NamedTuple):
+    """What T-Net needs of P pictures, whatever the objects and the round, so it is computed once.
+
+    deep: F, P×C×h×w; local: F^L, P×C/8 at the size of R2 or R5, None without a local module; skip8, skip4: P×D×H/8×W/8
+    and P×D×H/4×W/4, the decoder's own view of the shallow maps.
+    """
+
+    deep: Tensor
+    local: Tensor | None
+    skip8: Tensor
+    skip4: Tensor
+
+    def to(self, device: torch.device) -> "Picture":
+        """The same on another device."""
+        local = None if self.local is None else self.local.to(device)
+        return Picture(self.deep.to(device), local, self.skip8.to(device), self.skip4.to(device))
+
+
+class Entry(NamedTuple):
+    """One annotation. deep: F_a, P×C×h×w. objects: F_o as the fusion takes it, n×C×h×w; for matching, n×1×h×w bool."""
+
+    deep: Tensor
+    objects: Tensor
+
+
+class Transferred(NamedTuple):
+    """T-Net's answer for n objects. logits: n×H×W; q: A^L p^L, n×1 at the size of F^L, None without a local module.
+
+    q is what the auxiliary loss compares with the down-sampled ground truth. It is not bounded by 1.
+    """
+
+    logits: Tensor
+    q: Tensor | None
+
+
+class TNet(nn.Module):
+    """Transfer network: the objects of a target frame by those of the annotated frames and the one before."""
+
+    def __init__(self, shape: Shape, variant: Variant) -> None:
+        super().__init__()
+        self.variant = variant
+        channels = 32 * shape.width
+        self.encoder = Encoder(3, shape)
+        self.decoder = Decoder(shape)
+        if variant.global_mode == "transfer":
+            self.converter = Converter(shape)
+        if variant.local != "off":
+            self.project = nn.Conv2d(channels // 8 if variant.local == "r2" else channels, channels // 8, 1)
+        self.fuse = nn.Conv2d(channels + (channels if variant.global_mode == "transfer" else 1), channels, 1)
+
+    def encode(self, image: Tensor) -> Picture:
+        """Embed P pictures, P×3×H×W, or one, 3×H×W."""
+        maps = self.encoder(image if image.dim() == 4 else image[None])
+        source = {"off": None, "r2": maps.res2, "r5": maps.res5}[self.variant.local]
+        local = None if source is None else self.project(source)
+        return Picture(maps.res5, local, self.decoder.skip8(maps.res3), self.decoder.skip4(maps.res2))
+
+    def remember(self, picture: Picture, planes: Tensor, annotated: Annotated) -> Entry:
+        """What targets need of n objects in an annotated frame. planes, annotated: what A-Net was given and answered.
+
+        The fusion is linear, so that its part in F_o is played here, once, and not after the transfer at each target.
+        """
+        if self.variant.global_mode == "transfer":
+            return Entry(picture.deep, self.fuse_objects(self.converter(annotated)))
+        predicted = self.variant.match_region == "prediction"
+        region = annotated.logits.sigmoid() > THRESHOLD if predicted else planes[:, 1] > 0.5
+        return Entry(picture.deep, shrink(region.unsqueeze(1), picture.deep))
+
+    def forward(self, target: Picture, previous: Picture, p: Tensor, memory: Sequence[Entry]) -> Transferred:
+        """Segment n objects of the target(s).
+
+        previous, p: the frame next to it towards the annotated one and the objects' probabilities there, n×H×W.
+        memory: of the N annotated frames.
+        """
+        channels = target.deep.shape[1]
+        weight, bias = self.fuse.weight[:, :channels], self.fuse.bias
+        y = F.conv2d(target.deep, weight, bias) + self.transferred_objects(target.deep, memory)
+        q = self.transferred_mask(target.local, previous.local, p.unsqueeze(1))
+        logits, _ = self.decoder(y, target.skip8, target.skip4, q)
+        return Transferred(logits, q)
+
+    def fuse_objects(self, f_g: Tensor) -> Tensor:
+        """The part of the fusion that is not the target picture's: of F_g, n×_×h×w to n×C×h×w."""
+        return F.conv2d(f_g, self.fuse.weight[:, len(self.fuse.weight) :])
+
+    def transferred_objects(self, f_t: Tensor, memory: Sequence[Entry]) -> Tensor:
+        """F_g of N annotated frames, fused: n×C×h×w.
+
+        F_g = 1/N Σ_i A^(i) F_o^(i)        (3)
+        """
+        if self.variant.global_mode == "transfer":
+            return torch.stack([global_transfer(f_t, *entry) for entry in memory]).mean(dim=0)
+        similarities = torch.stack([global_match(f_t, *entry) for entry in memory])
+        return self.fuse_objects(similarities.amax(dim=0))
+
+    def transferred_mask(self, f_t: Tensor | None, f_p: Tensor | None, p: Tensor) -> Tensor | None:
+        """A^L p^L, or what stands in its place. p: n×1×H×W. Returns n×1 at the size of F^L."""
+        if f_t is None or f_p is None:
+            return None
+        if self.variant.local_mode == "match":
+            return local_match(f_t, f_p, shrink(p > THRESHOLD, f_p))
+        return local_transfer(f_t, f_p, resize(p, f_p), self.variant.local_softmax)
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bilinear, corners aligned: B×C×_×_ to the height and width of another map."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def shrink(region: Tensor, like: Tensor) -> Tensor:
+    """A region, bool n×1×_×_, at the size of another map: whatever it touches there."""
+    return F.adaptive_max_pool2d(region.float(), like.shape[-2:]) > 0.5
+
+
+def global_transition(f_t: Tensor, f_a: Tensor) -> Tensor:
+    """A of each pair of pictures, P×hw×hw.
+
+        W = F_t F_aᵀ        (1)
+
+    A is W after a softmax of each column, so over the target. Here j, the pixel of I_a, has the rows: Wᵀ, Aᵀ.
+    """
+    return (f_a.flatten(2).transpose(1, 2) @ f_t.flatten(2)).softmax(dim=2)
+
+
+def global_transfer(f_t: Tensor, f_a: Tensor, f_o: Tensor) -> Tensor:
+    """Carry object features to the target.
+
+        F_a = A F_o        (2)
+
+    f_t, f_a: P×C×h×w; f_o: n×_×h×w. Returns n×_×h×w.
+    """
+    return (f_o.flatten(2) @ global_transition(f_t, f_a)).unflatten(2, f_t.shape[2:])
+
+
+def similarity(squared: Tensor) -> Tensor:
+    """2 / (1 + exp(d²)), in [0, 1]: 1 less FEELVOS's distance (Voigtlaender et al., CVPR 2019, Equation 1).
+
+    A guess, as is that d² is the mean over the channels: what Table 4 was made with is in no text we have.
+    """
+    return 2 * (-squared).sigmoid()
+
+
+def global_match(f_t: Tensor, f_a: Tensor, region: Tensor) -> Tensor:
+    """The largest similarity of each pixel of I_t to one of the object in I_a, 0 without an object.
+
+    f_t, f_a: P×C×h×w; region: bool n×1×h×w. Returns n×1×h×w.
+    """
+    t, a = f_t.flatten(2), f_a.flatten(2).transpose(1, 2)
+    squared = a.square().mean(dim=2, keepdim=True) + t.square().mean(dim=1, keepdim=True) - 2 * (a @ t) / t.shape[1]
+    nearest = squared.masked_fill(~region.flatten(2).transpose(1, 2), torch.inf).amin(dim=1, keepdim=True)
+    return similarity(nearest).unflatten(2, f_t.shape[2:])
+
+
+def neighbours(x: Tensor) -> Tensor:
+    """The neighbourhood 𝒩 of each pixel, zeros outside of the picture: n×1×h×w to n×81×h×w, rows of offsets first."""
+    return F.unfold(x, SIDE, dilation=STRIDE, padding=STRIDE * RADIUS).unflatten(2, x.shape[2:])
+
+
+def local_affinity(f_t: Tensor, f_p: Tensor) -> Tensor:
+    """W^L of each pair of pictures: inner products, divided by the channels in the released code only.
+
+        W^L(i, j) = f_{t,i}ᵀ f_{p,j},  j ∈ 𝒩_i        (4)
+
+    f_t, f_p: P×C×h×w, h and w even. Returns P×81×h×w, in the order of `neighbours` of I_p.
+    """
+    (pictures, channels, h, w), half = f_t.shape, f_t.shape[3] // STRIDE
+    # Pixels that have offsets of 2 between them share a phase; in it the offsets are dense and rows can be multiplied
+    t, p = (x.view(pictures, channels, h // STRIDE, STRIDE, half, STRIDE).permute(2, 0, 3, 5, 4, 1) for x in (f_t, f_p))
+    p = F.pad(p, (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, RADIUS, RADIUS)).transpose(-1, -2)
+    t, rows = t.contiguous(), len(t)
+    offsets = []
+    for dy in range(SIDE):
+        products = F.pad(t @ p[dy : dy + rows], (RADIUS, RADIUS))
+        offsets += [products.diagonal(dx, -2, -1) for dx in range(SIDE)]
+    affinity = torch.stack(offsets) / channels  # 81, rows, pictures, phase of y, phase of x, columns
+    return affinity.permute(2, 0, 1, 3, 5, 4).reshape(pictures, SIDE**2, h, w)
+
+
+def local_transfer(f_t: Tensor, f_p: Tensor, p: Tensor, softmax: LocalSoftmax) -> Tensor:
+    """A^L p^L, the object's probabilities p in I_p carried to I_t; softmax: as in `Variant`.
+
+    f_t, f_p: P×C×h×w, h and w even; p: n×1×h×w. Returns n×1×h×w, not bounded by 1.
+    """
+    if softmax == "rows":
+        transition = local_affinity(f_t, f_p).softmax(dim=2)
+        return (transition * neighbours(p)).sum(dim=1, keepdim=True)
+    inside = neighbours(torch.ones_like(f_p[:1, :1])) > 0
+    transition = local_affinity(f_p, f_t).masked_fill(~inside, -torch.inf).softmax(dim=1)
+    spread = (transition * p).flatten(2)
+    return F.fold(spread, (p.shape[2], p.shape[3]), SIDE, dilation=STRIDE, padding=STRIDE * RADIUS)
+
+
+def local_match(f_t: Tensor, f_p: Tensor, region: Tensor) -> Tensor:
+    """The largest similarity of each pixel of I_t to one of the object near it in I_p, 0 without one.
+
+    f_t, f_p: P×C×h×w, h and w even; region: bool n×1×h×w. Returns n×1×h×w.
+    """
+    t, p = (x.square().mean(dim=1, keepdim=True) for x in (f_t, f_p))
+    squared = t + neighbours(p) - 2 * local_affinity(f_t, f_p)
+    return similarity(squared.masked_fill(neighbours(region.float()) == 0, torch.inf).amin(dim=1, keepdim=True))
+
+
+class ATNetwork(nn.Module):
+    """The two, side by side (Figure 3): A-Net is trained first, T-Net on its answers.
+
+    size: "paper" is the released network, 136 500 930 parameters; "tiny" is the same narrower, for a CPU.
+    """
+
+    def __init__(self, size: Size = "paper", variant: Variant = PROPOSED) -> None:
+        super().__init__()
+        if size not in SHAPES:
+            raise BadInput(f"size={size}: not of ATNet; choose one of {', '.join(SHAPES)}")
+        variant.check()
+        self.a_net = ANet(SHAPES[size])
+        self.t_net = TNet(SHAPES[size], variant)
