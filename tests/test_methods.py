@@ -18,6 +18,7 @@ from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import crop, pad
 from methods.grabcut.method import GrabCut
+from methods.ipnet.method import IPNet
 from methods.mivos.method import MiVOS
 from methods.mivos.network import MiNet
 from methods.stm.method import STM, Cache
@@ -36,10 +37,15 @@ def atnet(**options: Any) -> ATNet:
     return ATNet(**{"size": "tiny", "weights": "random", "device": "cpu", **options})
 
 
+def ipnet(**options: Any) -> IPNet:
+    return IPNet(**{"size": "tiny", "weights": "random", "device": "cpu", **options})
+
+
 METHODS = [
     pytest.param(stm, id="stm"),
     pytest.param(mivos, id="mivos"),
     pytest.param(atnet, id="atnet"),
+    pytest.param(ipnet, id="ipnet"),
     pytest.param(GrabCut, id="grabcut"),
 ]
 

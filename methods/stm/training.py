@@ -1,0 +1,75 @@
+"""How STM learns to be corrected (Oh et al., TPAMI 2020, Sections 3.7 and 4.1)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.blocks.memory import KeyValue
+from methods.stm.method import merge, stroke_planes
+from methods.stm.network import Annotation, Query, STMInteractive
+from methods.training import losses, strokes
+from methods.training.clips import Batch
+from methods.training.loop import Step
+
+
+def rounds(
+    network: STMInteractive,
+    batch: Batch,
+    rng: np.random.Generator,
+    progress: float,
+    *,
+    rounds: int,
+    jaccard: float = 0.0,
+    correspondence: float = 0.0,
+) -> Step:
+    """Cross-entropy of all frames after each round: one frame is annotated, all are segmented (Section 3.7).
+
+    The first frame is a random one, each further one the worst by now. jaccard, correspondence: weights of the losses
+    of these names, beside.
+    """
+    count, time, height, width = batch.labels.shape
+    num_objects = batch.num_objects
+    frames = batch.frames.float() / 255
+    truth = batch.labels.cpu().numpy()
+    query = network.encode(frames.flatten(0, 1))
+    key, value, skip8, skip4 = (x.repeat_interleave(num_objects, 0) for x in query[:4])
+    query = Query(key, value, skip8, skip4, query.size)
+    p = frames.new_zeros(count, time, num_objects, height, width)
+    guess = np.zeros_like(truth)
+    memory: list[KeyValue] = []
+    loss, figures = frames.new_zeros(()), {}
+    clips = np.arange(count)
+    for r in range(1, rounds + 1):
+        annotated = rng.integers(time, size=count) if r == 1 else (guess != truth).mean((2, 3)).argmax(1)
+        drawn = [
+            stroke_planes(strokes.robot(guess[b, t], truth[b, t], num_objects), num_objects, height, width)
+            for b, t in enumerate(annotated)
+        ]
+        positive, negative = (torch.from_numpy(np.concatenate(planes)).to(p) for planes in zip(*drawn, strict=True))
+        mask = p[clips, annotated]
+        others = (mask.sum(dim=1, keepdim=True) - mask).clamp(0, 1)
+        annotation = Annotation(mask.flatten(0, 1), positive, negative, others.flatten(0, 1))
+        memory.append(network.memorize(frames[clips, annotated].repeat_interleave(num_objects, 0), annotation))
+        spread = over_time(memory, count, time)
+        logits = network.segment(query, spread)
+        merged = merge(logits.float().softmax(dim=1)[:, 1].unflatten(0, (count * time, num_objects)))
+        labels = batch.labels.flatten(0, 1)
+        loss = loss + losses.cross_entropy(merged, labels) + jaccard * losses.soft_jaccard(merged, labels)
+        if correspondence:
+            there = batch.labels[clips, annotated].repeat_interleave(time * num_objects, 0)
+            here = labels.repeat_interleave(num_objects, 0)
+            loss = loss + correspondence * losses.correspondence(spread.key[:, :, -1], query.key, there, here)
+        p = merged[:, 1:].detach().unflatten(0, (count, time))
+        best = merged.detach().argmax(dim=1)
+        figures[f"J{r}"] = losses.jaccard(best, labels, num_objects)
+        guess = best.view(count, time, height, width).cpu().numpy().astype(np.uint8)
+    return Step(loss, figures)
+
+
+def over_time(entries: list[KeyValue], count: int, time: int) -> KeyValue:
+    """The memory for each frame: entries B·N×C×h×w of B clips with N objects to B·T·N×C×E×h×w."""
+
+    def spread(parts: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack(parts, dim=2).unflatten(0, (count, 1, -1)).expand(-1, time, -1, -1, -1, -1, -1).flatten(0, 2)
+
+    return KeyValue(*(spread(parts) for parts in zip(*entries, strict=True)))
