@@ -48,8 +48,10 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
         files, training = [Path(weights)], ""
     for file in files:
         if not file.is_file():
-            source = f"; its authors publish it: {method['official'][file.name]}" if weights == "official" else ""
-            raise BadInput(f"{file}: no such weights file for {method['name']} (weights={weights}){source}")
+            remedy = "give weights=random, official or another file"
+            if weights == "official":
+                remedy = f"its authors publish it: {method['official'][file.name]}"
+            raise BadInput(f"{file}: no such weights file for {method['name']}; {remedy}")
     return {
         "name": str(weights),
         "digest": digest(*(file.read_bytes() for file in files)),

@@ -26,7 +26,7 @@ from methods.stm.network import Size, STMInteractive
 
 
 def stm(size: Size = "tiny", weights: str = "random", device: str = "cpu", seed: int = 0, batch_size: int = 2) -> STM:
-    return STM(size, weights, device, seed, batch_size)
+    return STM(batch_size=batch_size, size=size, weights=weights, device=device, seed=seed)
 
 
 def mivos(**options: Any) -> MiVOS:
@@ -153,7 +153,7 @@ def test_stm_does_not_depend_on_the_batch() -> None:
 @pytest.mark.parametrize("cache", ["cpu", "none"])
 def test_stm_does_not_depend_on_the_cache(cache: Cache) -> None:
     clip, _ = moving_discs()
-    other = STM("tiny", "random", "cpu", batch_size=2, cache=cache)
+    other = STM(size="tiny", weights="random", device="cpu", batch_size=2, cache=cache)
     for ours, theirs in zip(two_rounds(stm(), clip), two_rounds(other, clip), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert len(other.sample.queries) == (3 if cache == "cpu" else 0)

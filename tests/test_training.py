@@ -1,5 +1,6 @@
 """Training learns from training data alone, goes on where it was stopped, and leaves weights that play."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 import run  # noqa: F401  its resolvers
 from harness.api import VOID, BadInput
-from harness.datasets import synthetic
+from harness.datasets import folder, synthetic
 from harness.scribbles import draw
 from methods.mivos.method import MiVOS
 from methods.stm.method import STM
@@ -71,14 +72,38 @@ def test_clips_are_made_of_training_photographs_only(monkeypatch: pytest.MonkeyP
     }
 
 
+def recordings(root: Path, **lengths: int) -> Path:
+    """A folder dataset of random clips with so many frames, two objects in each."""
+    for name, length in lengths.items():
+        frames, labels = synthetic.generate(
+            np.random.default_rng(length), synthetic.photographs("train"), length, (80, 96), 2
+        )
+        for kind, images, suffix in (("frames", frames, "jpg"), ("masks", labels, "png")):
+            (root / kind / name).mkdir(parents=True)
+            for t, image in enumerate(images):
+                Image.fromarray(image).save(root / kind / name / f"{t:05d}.{suffix}")
+    return root
+
+
 def test_davis_val_is_refused_under_any_root(tmp_path: Path) -> None:
-    for kind, suffix in (("frames", "jpg"), ("masks", "png")):
-        for name in ("mine", "libby"):
-            (tmp_path / kind / name).mkdir(parents=True)
-            image = Image.fromarray(np.eye(32, dtype=np.uint8))
-            (image.convert("RGB") if kind == "frames" else image).save(tmp_path / kind / name / f"0.{suffix}")
+    root = recordings(tmp_path / "clips", mine=2, libby=3)
     with pytest.raises(BadInput, match=r"libby: DAVIS val is never trained on"):
-        instantiate(config("dataset=folder", f"dataset.root={tmp_path}", f"results={tmp_path}").task)()
+        instantiate(config("dataset=folder", f"dataset.root={root}", f"results={tmp_path}").task)()
+
+
+@pytest.mark.parametrize("kind", ["video", "stills"])
+def test_recorded_clips_and_stills_are_trained_on(tmp_path: Path, kind: str) -> None:
+    root = recordings(tmp_path / "clips", long=9, short=2 if kind == "video" else 1)
+    sequences = folder.load(str(root))
+    draw_clip = source("folder", sequences, kind, 3, (48, 64), (1, 9), False)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    for progress in np.linspace(0, 1, 12):
+        frames, labels = draw_clip(rng, 2, progress)
+        assert (frames.shape, labels.shape) == ((3, 48, 64, 3), (3, 48, 64))
+        assert {1, 2} <= set(np.unique(labels)) <= {0, 1, 2, VOID}
+        assert (frames[0] != frames[1]).any()
+    with pytest.raises(BadInput, match="with 3 objects found in 2 sequences"):
+        draw_clip(rng, 3, 0.0)
 
 
 def test_a_batch_depends_on_seed_and_step_only() -> None:
@@ -103,8 +128,8 @@ def test_a_stopped_training_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
         instantiate(task("stopped"))()
     monkeypatch.setattr(Stage, "rate", rate)
     instantiate(task("stopped"))()
-    for folder in ("whole", "stopped"):
-        path = tmp_path / folder / "training" / "stm-tiny-smoke"
+    for name in ("whole", "stopped"):
+        path = tmp_path / name / "training" / "stm-tiny-smoke"
         curves.append(pd.read_csv(path / "loss.csv").drop(columns="seconds"))
         weights.append(load_file(path / "weights.safetensors"))
     pd.testing.assert_frame_equal(curves[0], curves[1])
@@ -152,6 +177,18 @@ def test_every_part_of_a_network_learns_in_some_stage_and_no_other_part_in_it(me
         assert not {name for name in now if not name.startswith(tuple(stage.trains) or "")}
         learnt |= now
     assert not {name for name, p in network.named_parameters()} - learnt
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shipped_weights_are_what_their_card_says(method: str) -> None:
+    file, card = (ROOT / "methods/weights" / f"{method}{suffix}" for suffix in (".safetensors", ".json"))
+    about = json.loads(card.read_text())
+    assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (about["method"], about["size"], about["recipe"]) == (method, "tiny", "small")
+    default = config(f"method={method}", "weights=tiny").method
+    assert Path(default.weights).resolve() == file
+    instantiate({key: value for key, value in default.items() if key not in ("name", "official")})
+    assert sum(path.stat().st_size for path in file.parent.iterdir()) <= 16e6
 
 
 @pytest.mark.parametrize("name", ["paper", "small", "smoke"])

@@ -22,7 +22,8 @@ def prepare(
     """A network ready to be played: built, filled, in evaluation mode, on its device, exact in float32.
 
     weights: "random" (seeded initialisation), "official" (what `official` returns, in our keys) or a .safetensors
-    file of our keys. device: "auto", "cpu" or "cuda:N". Raises BadInput where one of them cannot be had.
+    file of our keys, such as those of methods/weights/. device: "auto", "cpu" or "cuda:N".
+    Raises BadInput where one of them cannot be had.
     TF32 and cuDNN's choice of algorithms by timing are switched off, for the process.
     """
     where = find_device(device)

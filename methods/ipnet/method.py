@@ -48,14 +48,14 @@ class IPNet(Method):
 
     def __init__(
         self,
-        size: Size = "paper",
-        weights: str = "official",
-        device: str = "auto",
-        seed: int = 0,
         fusion: FusionRule = "linear",
         aggregation: bool = True,
         roi: bool = True,
         cache: Cache = "device",
+        size: Size = "paper",
+        weights: str = "official",
+        device: str = "auto",
+        seed: int = 0,
     ) -> None:
         if fusion not in get_args(FusionRule):
             raise BadInput(f"fusion={fusion}: choose one of {', '.join(get_args(FusionRule))}")

@@ -56,16 +56,16 @@ class MiVOS(Method):
 
     def __init__(
         self,
-        size: Size = "paper",
-        weights: str = "official",
-        device: str = "auto",
-        seed: int = 0,
         schedule: Schedule = "three_frames",
         top_k: int | None = 50,
         fusion: FusionRule = "difference_aware",
         mem_every: int = 5,
         strokes_at: StrokesAt = "padded",
         cache: Cache = "device",
+        size: Size = "paper",
+        weights: str = "official",
+        device: str = "auto",
+        seed: int = 0,
     ) -> None:
         choices = {"schedule": Schedule, "fusion": FusionRule, "strokes_at": StrokesAt, "cache": Cache}
         given = {"schedule": schedule, "fusion": fusion, "strokes_at": strokes_at, "cache": cache}

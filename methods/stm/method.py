@@ -34,12 +34,12 @@ class STM(Method):
 
     def __init__(
         self,
+        batch_size: int = 4,
+        cache: Cache = "device",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
         seed: int = 0,
-        batch_size: int = 4,
-        cache: Cache = "device",
     ) -> None:
         if cache not in get_args(Cache):
             raise BadInput(f"cache={cache}: choose one of {', '.join(get_args(Cache))}")

@@ -35,14 +35,14 @@ class STMVideo(Method):
 
     def __init__(
         self,
-        size: Size = "paper",
-        weights: str = "official",
-        device: str = "auto",
-        seed: int = 0,
         memory: Memory = "every",
         mem_every: int = 5,
         sharing: Sharing = "none",
         stages: int = 0,
+        size: Size = "paper",
+        weights: str = "official",
+        device: str = "auto",
+        seed: int = 0,
     ) -> None:
         if memory not in get_args(Memory):
             raise BadInput(f"memory={memory}: choose one of {', '.join(get_args(Memory))}")

@@ -1,7 +1,7 @@
 """What a step of training sees: short clips with their labels, endless, each drawn from its own seed."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Literal, NamedTuple
 
 import cv2
@@ -79,7 +79,7 @@ def source(
         refuse_held_out(sequences)
     made = dataset == "synthetic"
     one: Callable[..., tuple[np.ndarray, np.ndarray]] = (
-        partial(synthesise, blended=blended) if made else partial(cut, sequences=sequences)
+        partial(synthesise, blended=blended) if made else partial(cut, recorded=Recorded(sequences))
     )
     one = partial(one, size=size, gap=gap)
     if kind == "stills":
@@ -135,10 +135,21 @@ def reach(gap: Sequence[float], progress: float) -> float:
     return gap[0] + (gap[1] - gap[0]) * progress
 
 
-@cache
-def footage(sequence: Footage) -> tuple[np.ndarray, np.ndarray]:
-    """The frames and labels of a sequence, read once."""
-    return sequence.read_frames(), sequence.read_annotations()
+class Recorded:
+    """Recorded sequences, the last ones read of which are kept."""
+
+    def __init__(self, sequences: Sequence[Footage], kept: int = 64) -> None:
+        self.sequences, self.kept = sequences, kept
+        self.clips: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames uint8 T×H×W×3 and labels uint8 T×H×W of a sequence."""
+        if number not in self.clips:
+            if len(self.clips) == self.kept:
+                del self.clips[next(iter(self.clips))]
+            sequence = self.sequences[number]
+            self.clips[number] = sequence.read_frames(), sequence.read_annotations()
+        return self.clips[number]
 
 
 def cut(
@@ -146,7 +157,7 @@ def cut(
     num_objects: int,
     progress: float,
     *,
-    sequences: Sequence[Footage],
+    recorded: Recorded,
     frames: int,
     size: Sequence[int],
     gap: Sequence[float],
@@ -155,9 +166,10 @@ def cut(
 
     Objects are a random choice of those on the first frame. Raises BadInput if no such piece is found.
     """
-    able = [sequence for sequence in sequences if sequence.num_objects >= num_objects and sequence.num_frames >= frames]
+    sequences = recorded.sequences
+    able = [n for n, s in enumerate(sequences) if s.num_objects >= num_objects and s.num_frames >= frames]
     for _ in range(TRIES if able else 0):
-        rgb, labels = footage(able[rng.integers(len(able))])
+        rgb, labels = recorded.read(able[rng.integers(len(able))])
         steps = rng.integers(1, int(reach(gap, progress)) + 1, max(0, frames - 1))
         spread = min(1.0, (len(rgb) - 1) / max(1, steps.sum()))
         times = np.concatenate(([0], np.cumsum(np.maximum(1, steps * spread).astype(int))))

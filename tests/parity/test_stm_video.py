@@ -151,7 +151,9 @@ def test_clips(path: Path, network: STMSemiSupervised) -> None:
 
 
 def tiny(memory: Memory = "every", sharing: Sharing = "none", stages: int = 0) -> STMVideo:
-    return STMVideo("tiny", "random", "cpu", memory=memory, mem_every=3, sharing=sharing, stages=stages)
+    return STMVideo(
+        size="tiny", weights="random", device="cpu", memory=memory, mem_every=3, sharing=sharing, stages=stages
+    )
 
 
 def clip_and_mask(frames: int = 9) -> tuple[Clip, np.ndarray]:
@@ -231,7 +233,7 @@ def test_what_it_does_not_play_is_said_in_one_line() -> None:
     wrong: list[dict[str, Any]] = [{"memory": "last"}, {"mem_every": 0}, {"sharing": "late"}, {"stages": 2}]
     for changes in wrong:
         with pytest.raises(BadInput, match=next(iter(changes))):
-            STMVideo("tiny", "random", "cpu", **changes)
+            STMVideo(**{"size": "tiny", "weights": "random", "device": "cpu", **changes})
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
