@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +27,10 @@ def main(config: DictConfig) -> None:
         instantiate(config.task)()
     except BadInput as error:
         sys.exit(str(error))
+    except InstantiationException as error:  # what Hydra makes of a constructor's BadInput
+        if not isinstance(error.__cause__, BadInput):
+            raise
+        sys.exit(str(error.__cause__))
 
 
 if __name__ == "__main__":

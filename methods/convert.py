@@ -3,7 +3,6 @@
 import hashlib
 from pathlib import Path
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
@@ -17,17 +16,12 @@ def convert(method: DictConfig) -> Path:
 
     The folder is where the files lie (IVOSBENCH_WEIGHTS). Afterwards `weights=<that file> size=paper` plays without
     them. Any method can be converted whose config names `official` files and that keeps its module as `network`.
-    Raises BadInput naming the file that is missing, or the key of it that does not fit.
+    Raises BadInput for a method without authors' weights, and what the method's constructor raises.
     """
     if not method.get("official"):
         raise BadInput(f"method={method.name} has no authors' weights to convert")
     arguments = OmegaConf.masked_copy(method, [str(key) for key in method if key not in ("name", "official")])
-    try:
-        player = instantiate(arguments, weights="official", _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, BadInput):
-            raise error.__cause__ from None
-        raise
+    player = instantiate(arguments, weights="official", _convert_="all")
     digests = {name: hashlib.sha256((official_folder() / name).read_bytes()).hexdigest() for name in method.official}
     about = {"training": f"the authors' {', '.join(digests)}", "sha256": ", ".join(digests.values())}
     path = official_folder() / f"{method.name}.safetensors"

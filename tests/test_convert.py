@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 from torch import Tensor
 
-from harness.api import BadInput, Clip, Interaction, Method
+from harness.api import Clip, Interaction, Method
 from harness.scribbles import empty
 from methods.convert import convert
 from methods.stm.method import STM
@@ -80,7 +81,7 @@ def test_a_file_that_lacks_a_key_is_refused_and_nothing_written(
     state = theirs("stm_video")
     del state["module.KV_M_r4.Key.bias"]
     torch.save(state, tmp_path / "STM_weights.pth")
-    with pytest.raises(BadInput, match=re.escape("STM_weights.pth: key KV_M_r4.Key.bias is missing")):
+    with pytest.raises(InstantiationException, match=re.escape("STM_weights.pth: key KV_M_r4.Key.bias is missing")):
         convert(config("stm_video"))
     assert [path.name for path in tmp_path.iterdir()] == ["STM_weights.pth"]
 
