@@ -75,22 +75,17 @@ def source(
     blended: synthetic clips show blends of the photographs, see `blend`.
     Raises BadInput for a sequence that is held out for evaluation.
     """
-    if dataset != "synthetic":
-        refuse_held_out(sequences)
-    made = dataset == "synthetic"
-    one: Callable[..., tuple[np.ndarray, np.ndarray]] = (
-        partial(synthesise, blended=blended) if made else partial(cut, recorded=Recorded(sequences))
-    )
+    one: Callable[..., tuple[np.ndarray, np.ndarray]]
+    if dataset == "synthetic":
+        one = partial(synthesise, blended=blended)
+    elif held_out := [sequence.name for sequence in sequences if sequence.name in HELD_OUT.split()]:
+        raise BadInput(f"{', '.join(held_out)}: DAVIS val is never trained on; choose dataset.subset=train or another")
+    else:
+        one = partial(cut, recorded=Recorded(sequences))
     one = partial(one, size=size, gap=gap)
     if kind == "stills":
         return partial(animate, one=partial(one, frames=1), frames=frames)
     return partial(one, frames=frames)
-
-
-def refuse_held_out(sequences: Sequence[Footage]) -> None:
-    """Raise BadInput if a sequence bears the name of one that is for evaluation only."""
-    if held_out := [sequence.name for sequence in sequences if sequence.name in HELD_OUT.split()]:
-        raise BadInput(f"{', '.join(held_out)}: DAVIS val is never trained on; choose dataset.subset=train or another")
 
 
 def synthesise(

@@ -108,15 +108,16 @@ def train(
         known = ", ".join(stage.name for stage in recipe[method.name])
         raise BadInput(f"stages={stages}: none is in recipe={recipe.name} for {method.name}; known: {known}")
     plan = [Stage(**instantiate(stage, _convert_="all")) for stage in chosen]
+    made = dataset.name == "synthetic"
     settings = {
         "method": OmegaConf.to_container(method, resolve=True),
-        "dataset": OmegaConf.to_container(dataset, resolve=True),
+        "dataset": {"name": "synthetic", "split": "train"} if made else OmegaConf.to_container(dataset, resolve=True),
         "stages": [OmegaConf.to_container(stage, resolve=True) for stage in chosen],
         "precision": precision,
     }
     player = instantiate(OmegaConf.masked_copy(method, [str(k) for k in method if k not in ("name", "official")]))
     arguments = OmegaConf.masked_copy(dataset, [str(k) for k in dataset if k not in ("name", "archives")])
-    sequences = [] if dataset.name == "synthetic" else instantiate(arguments, _convert_="all")
+    sequences = [] if made else instantiate(arguments, _convert_="all")
     name = "-".join((method.name, method.size, recipe.name, *(stages or ())))
     folder = Path(results, "training", name)
     training = Training(player.network.to(memory_format=torch.channels_last), settings, folder)

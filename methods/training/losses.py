@@ -57,7 +57,8 @@ def jaccard(guess: Tensor, labels: Tensor, num_objects: int) -> float:
     for m in range(1, num_objects + 1):
         mine, truth = (guess == m) & known, labels == m
         union = (mine | truth).sum(dim=(-2, -1))
-        scores.append(((mine & truth).sum(dim=(-2, -1)) / union.clamp(min=1)).where(union > 0, torch.ones(())).mean())
+        both = (mine & truth).sum(dim=(-2, -1))
+        scores.append((both / union.clamp(min=1)).masked_fill(union == 0, 1).mean())
     return float(torch.stack(scores).mean())
 
 
