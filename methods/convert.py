@@ -23,7 +23,12 @@ def convert(method: DictConfig) -> Path:
     arguments = OmegaConf.masked_copy(method, [str(key) for key in method if key not in ("name", "official")])
     player = instantiate(arguments, weights="official", _convert_="all")
     digests = {name: hashlib.sha256((official_folder() / name).read_bytes()).hexdigest() for name in method.official}
-    about = {"training": f"the authors' {', '.join(digests)}", "sha256": ", ".join(digests.values())}
+    about = {
+        "method": method.name,
+        "size": "paper",
+        "training": f"the authors' {', '.join(digests)}",
+        "sha256": ", ".join(digests.values()),
+    }
     path = official_folder() / f"{method.name}.safetensors"
     unfinished = path.with_suffix(".unfinished")
     save_file(player.network.state_dict(), unfinished, about)

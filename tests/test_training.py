@@ -104,11 +104,12 @@ def test_recorded_clips_and_stills_are_trained_on(tmp_path: Path, kind: str) -> 
         assert (frames[0] != frames[1]).any()
     with pytest.raises(BadInput, match="with 3 objects found in 2 sequences"):
         draw_clip(rng, 3, 0.0)
+    assert isinstance(Batches(draw_clip, 1, 3, [3], (0,))[0], BadInput)
 
 
 def test_a_batch_depends_on_seed_and_step_only() -> None:
     batches = Batches(source("synthetic", [], "video", 3, (64, 96), (1, 4), blended=True), 10, 4, (1, 2), (0, 1))
-    first, again, other = batches[3], batches[3], batches[4]
+    first, again, other = batches.batch(3), batches.batch(3), batches.batch(4)
     assert torch.equal(first.frames, again.frames)
     assert torch.equal(first.labels, again.labels)
     assert first.frames.shape != other.frames.shape or not torch.equal(first.frames, other.frames)
@@ -134,7 +135,7 @@ def test_a_stopped_training_goes_on_to_the_same_end(tmp_path: Path, monkeypatch:
         weights.append(load_file(path / "weights.safetensors"))
     pd.testing.assert_frame_equal(curves[0], curves[1])
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
-    with pytest.raises(BadInput, match="of a training with other settings"):
+    with pytest.raises(BadInput, match="of a training with other stages"):
         instantiate(config("method=stm", f"results={tmp_path / 'whole'}").task)()
 
 
@@ -168,7 +169,7 @@ def test_every_part_of_a_network_learns_in_some_stage_and_no_other_part_in_it(me
             network.get_submodule(part).requires_grad_(True)
         clip = stage.source, stage.frames, stage.size, stage.gap, stage.blended
         draw_clip = source("synthetic", [], *clip)
-        batch = Batches(draw_clip, 1, 4, [2], (0,))[0]
+        batch = Batches(draw_clip, 1, 4, [2], (0,)).batch(0)
         loss, figures = stage.objective(network, batch, np.random.default_rng(0), 0.0)
         loss.backward()
         assert torch.isfinite(loss)

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.api import VOID
 from methods.atnet.method import annotation_planes
-from methods.atnet.network import ATNetwork, Picture, resize
+from methods.atnet.network import THRESHOLD, ATNetwork, Picture, resize
 from methods.blocks.trunk import normalise
 from methods.training import losses, strokes
 from methods.training.clips import Batch, one_hot
@@ -42,7 +43,7 @@ def annotate(
         planes.append(annotation_planes(drawn, None if first else guess, num_objects, truth.shape))
     images = normalise(batch.frames[:, 0].float() / 255).repeat_interleave(num_objects, 0)
     annotated = network.a_net(images, torch.from_numpy(np.concatenate(planes)).to(images))
-    masks = one_hot(labels, num_objects)
+    masks = one_hot(labels, num_objects).masked_fill((labels == VOID).unsqueeze(1), VOID)
     return learn(annotated.logits, masks.flatten(0, 1), labels, num_objects, jaccard)
 
 
@@ -57,7 +58,8 @@ def transfer(
 ) -> Step:
     """T-Net from an annotated frame, the first one, through the others; A-Net, which annotates it, does not change.
 
-    auxiliary: λ, the weight of the mean squared error of the locally transferred mask.
+    auxiliary: λ, the weight of the mean squared error of the locally transferred mask. That of a neighbour is passed on
+    without gradient, which is ours.
     """
     time, num_objects, net = batch.labels.shape[1], batch.num_objects, network.t_net
     images = normalise(batch.frames.float() / 255)
@@ -72,11 +74,16 @@ def transfer(
     previous, p = at(pictures, 0, time, num_objects), annotated.logits.float().sigmoid()
     memory = [net.remember(previous, planes_a, annotated)]
     masks = one_hot(batch.labels, num_objects).transpose(1, 2).flatten(0, 1)
+    void = (batch.labels == VOID).repeat_interleave(num_objects, 0)
     steps, extra = [], images.new_zeros(())
     for t in range(1, time):
         target = at(pictures, t, time, num_objects)
         transferred = net(target, previous, p, memory)
-        steps.append(learn(transferred.logits, masks[:, t], batch.labels[:, t], num_objects, jaccard))
+        steps.append(
+            learn(
+                transferred.logits, masks[:, t].masked_fill(void[:, t], VOID), batch.labels[:, t], num_objects, jaccard
+            )
+        )
         if transferred.q is not None:
             extra = extra + F.mse_loss(transferred.q.float(), resize(masks[:, t : t + 1], transferred.q))
         previous, p = target, transferred.logits.detach().float().sigmoid()
@@ -86,13 +93,13 @@ def transfer(
 
 
 def learn(logits: Tensor, masks: Tensor, labels: Tensor, num_objects: int, jaccard: float) -> Step:
-    """The loss of n objects, logits and masks n×H×W, and J of what they make of the clips' label maps."""
+    """The loss of n objects, logits and masks n×H×W (void 255), and J of what they make of the clips' label maps."""
     p = logits.float().sigmoid()
     loss = losses.class_balanced(logits, masks)
     if jaccard:
         loss = loss + jaccard * losses.soft_jaccard(torch.stack((1 - p, p), dim=1), masks)
     best, label = p.detach().unflatten(0, (-1, num_objects)).max(dim=1)
-    return Step(loss, {"J": losses.jaccard((label + 1) * (best > 0.8), labels, num_objects)})
+    return Step(loss, {"J": losses.jaccard((label + 1) * (best > THRESHOLD), labels, num_objects)})
 
 
 def at(pictures: Picture, t: int, time: int, num_objects: int) -> Picture:

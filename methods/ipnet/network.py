@@ -90,8 +90,9 @@ def sample(x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int]) -> Te
     scale, shift: B×2, of y and x. Returns B×C×size.
     """
     theta = torch.cat((torch.diag_embed(scale.flip(1)), shift.flip(1).unsqueeze(2)), dim=2)
-    grid = F.affine_grid(theta, [len(x), 1, *size], align_corners=True)
-    return F.grid_sample(x, grid, align_corners=True)
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 would be half a pixel off
+        grid = F.affine_grid(theta.float(), [len(x), 1, *size], align_corners=True)
+        return F.grid_sample(x.float(), grid, align_corners=True)
 
 
 class Maps(NamedTuple):

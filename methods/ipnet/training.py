@@ -8,7 +8,7 @@ from torch import Tensor
 from methods.ipnet.method import merge, stroke_planes
 from methods.ipnet.network import InteractionPropagation, Output, into_window
 from methods.training import losses, strokes
-from methods.training.clips import Batch, one_hot
+from methods.training.clips import Batch, one_hot, wrong
 from methods.training.loop import Step
 
 LEVELS = (1.0, 0.5, 0.25, 0.125, 0.0625)  # weights of the five sizes of logits; a guess, the authors' are not known
@@ -26,7 +26,8 @@ def rounds(
     """Cross-entropy of every mask of every round, in the windows: of the annotated frame, then outwards of the others.
 
     The first annotated frame is a random one, each further one the worst by now, the same in all clips of a batch.
-    References are passed on without gradient, as masks are. jaccard: weight of a soft Jaccard loss beside.
+    References are passed on without gradient, as masks are. Void counts as background here.
+    jaccard: weight of a soft Jaccard loss beside.
     """
     count, time, height, width = batch.labels.shape
     num_objects = batch.num_objects
@@ -45,7 +46,7 @@ def rounds(
         return p[:, t]
 
     for r in range(1, rounds + 1):
-        target = int(rng.integers(time)) if r == 1 else int((guess != truth).mean((0, 2, 3)).argmax())
+        target = int(rng.integers(time)) if r == 1 else int(wrong(guess, truth).mean(axis=0).argmax())
         drawn = [
             stroke_planes(strokes.robot(guess[b, target], truth[b, target], num_objects), num_objects, height, width)
             for b in range(count)
@@ -81,6 +82,8 @@ def in_window(output: Output, mask: Tensor, weight: Tensor, jaccard: float) -> T
         labels = F.adaptive_avg_pool2d(truth, logits.shape[-1]).round().squeeze(1)
         loss = loss + share * F.cross_entropy(logits.float(), labels.long(), reduction="none").mean(dim=(1, 2))
     loss = (weight * loss).mean()
-    if jaccard:
-        loss = loss + jaccard * losses.soft_jaccard(output.logits[0].float().softmax(dim=1), truth.squeeze(1))
+    counts = weight > 0
+    if jaccard and counts.any():
+        p = output.logits[0][counts].float().softmax(dim=1)
+        loss = loss + jaccard * losses.soft_jaccard(p, truth[counts].squeeze(1))
     return loss

@@ -87,9 +87,18 @@ def propagation(
     return Step(loss, figures)
 
 
-def fusion(network: MiNet, batch: Batch, rng: np.random.Generator, progress: float) -> Step:
+def fusion(
+    network: MiNet,
+    batch: Batch,
+    rng: np.random.Generator,
+    progress: float,
+    *,
+    bootstrap: tuple[float, float] | None = None,
+) -> Step:
     """Two true masks, of the first frame and of the last, meet on a frame between them, as the trained propagation
     brings them; the difference is what the last frame's true mask changes there. The propagation does not change.
+
+    bootstrap: as above; None counts all pixels all the time.
     """
     time, num_objects = batch.labels.shape[1], batch.num_objects
     images = normalise(batch.frames.float() / 255)
@@ -108,7 +117,9 @@ def fusion(network: MiNet, batch: Batch, rng: np.random.Generator, progress: flo
         logits = network.fusion(clip[middle], previous[middle][1:], current[1:], aligned, n_c, n_r)
         fused.append(aggregate(logits.float().sigmoid()))
     p, labels = torch.stack(fused), batch.labels[:, middle]
-    return Step(losses.cross_entropy(p, labels), {"J": losses.jaccard(p.detach().argmax(dim=1), labels, num_objects)})
+    hardest = losses.hardest(progress, *bootstrap) if bootstrap else 1.0
+    figures = {"J": losses.jaccard(p.detach().argmax(dim=1), labels, num_objects)}
+    return Step(losses.cross_entropy(p, labels, hardest), figures)
 
 
 def carry(network: MiNet, clip: Tensor, mask: Tensor) -> list[Tensor]:

@@ -8,7 +8,7 @@ from methods.blocks.memory import KeyValue
 from methods.stm.method import merge, stroke_planes
 from methods.stm.network import Annotation, Query, STMInteractive
 from methods.training import losses, strokes
-from methods.training.clips import Batch
+from methods.training.clips import Batch, wrong
 from methods.training.loop import Step
 
 
@@ -24,8 +24,9 @@ def rounds(
 ) -> Step:
     """Cross-entropy of all frames after each round: one frame is annotated, all are segmented (Section 3.7).
 
-    The first frame is a random one, each further one the worst by now. jaccard, correspondence: weights of the losses
-    of these names, beside.
+    The first frame is a random one, each further one the worst by now. Ours: a frame annotated twice has two entries,
+    and probabilities are passed on without gradient.
+    jaccard, correspondence: weights of the losses of these names, beside.
     """
     count, time, height, width = batch.labels.shape
     num_objects = batch.num_objects
@@ -40,7 +41,7 @@ def rounds(
     loss, figures = frames.new_zeros(()), {}
     clips = np.arange(count)
     for r in range(1, rounds + 1):
-        annotated = rng.integers(time, size=count) if r == 1 else (guess != truth).mean((2, 3)).argmax(1)
+        annotated = rng.integers(time, size=count) if r == 1 else wrong(guess, truth).argmax(1)
         drawn = [
             stroke_planes(strokes.robot(guess[b, t], truth[b, t], num_objects), num_objects, height, width)
             for b, t in enumerate(annotated)

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     num_objects: int
 
 
-class Batches(Dataset[Batch]):
+class Batches(Dataset[Batch | BadInput]):
     """The batches of a stage by their step: the same for the same seed, whichever process asks and when.
 
     draw: a clip. objects: how many a clip may have; a batch's clips have the same number. size: in clips × objects, so
@@ -49,13 +49,29 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | BadInput:
+        try:
+            return self.batch(step)
+        except BadInput as error:  # returned: what a worker process raises arrives as a page of text
+            return error
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step. Raises BadInput where no clip is to be had."""
         rng = np.random.default_rng([*self.seed, step])
         num_objects = int(rng.choice(self.objects))
         count = max(1, self.size // num_objects)
-        clips = [self.draw(rng, num_objects, step / self.steps) for _ in range(count)]
+        clips = [self.clip(rng, num_objects, step / self.steps) for _ in range(count)]
         frames, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*clips, strict=True))
         return Batch(frames.movedim(-1, 2), labels, num_objects)
+
+    def clip(self, rng: np.random.Generator, num_objects: int, progress: float) -> tuple[np.ndarray, np.ndarray]:
+        """A clip; a draw that fails is repeated, or a training that meets one could never go on."""
+        for _ in range(TRIES):
+            try:
+                return self.draw(rng, num_objects, progress)
+            except BadInput as error:
+                failed = error
+        raise failed
 
 
 def source(
@@ -131,9 +147,9 @@ def reach(gap: Sequence[float], progress: float) -> float:
 
 
 class Recorded:
-    """Recorded sequences, the last ones read of which are kept."""
+    """Recorded sequences. The last `kept` ones that were read stay in memory, about 0.1 GB each at 480×854."""
 
-    def __init__(self, sequences: Sequence[Footage], kept: int = 64) -> None:
+    def __init__(self, sequences: Sequence[Footage], kept: int = 32) -> None:
         self.sequences, self.kept = sequences, kept
         self.clips: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -165,7 +181,7 @@ def cut(
     able = [n for n, s in enumerate(sequences) if s.num_objects >= num_objects and s.num_frames >= frames]
     for _ in range(TRIES if able else 0):
         rgb, labels = recorded.read(able[rng.integers(len(able))])
-        steps = rng.integers(1, int(reach(gap, progress)) + 1, max(0, frames - 1))
+        steps = rng.integers(1, round(reach(gap, progress)) + 1, max(0, frames - 1))
         spread = min(1.0, (len(rgb) - 1) / max(1, steps.sum()))
         times = np.concatenate(([0], np.cumsum(np.maximum(1, steps * spread).astype(int))))
         if times[-1] >= len(rgb):
@@ -229,3 +245,8 @@ def warp(image: np.ndarray, labels: np.ndarray, pose: np.ndarray, size: Sequence
 def one_hot(labels: Tensor, num_objects: int) -> Tensor:
     """Label maps *×H×W as masks *×N×H×W in {0, 1}; void is nobody's."""
     return (labels.unsqueeze(-3) == torch.arange(1, num_objects + 1, device=labels.device)[:, None, None]).float()
+
+
+def wrong(guess: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """How much of each frame is wrong, for label maps B×T×H×W: B×T. Void is never wrong."""
+    return ((guess != truth) & (truth != VOID)).mean((2, 3))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from harness.api import BadInput
-from harness.provenance import machine
+from harness.provenance import machine, weights_of
 from methods.training.clips import Batch, Batches, Source, source
 
 log = logging.getLogger(__name__)
+
+
+Precision = Literal["float32", "bfloat16"]
+Norm = Literal["trained", "frozen"]
 
 
 class Step(NamedTuple):
@@ -70,7 +74,16 @@ class Stage:
     weight_decay: float = 0.0
     clip_gradient: float | None = None
     dropout: bool = True
-    norm: Literal["trained", "frozen"] = "frozen"
+    norm: Norm = "frozen"
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"source": get_args(Source), "norm": get_args(Norm)}.items():
+            if getattr(self, name) not in allowed:
+                raise BadInput(f"stage {self.name}: {name}={getattr(self, name)}; choose one of {', '.join(allowed)}")
+        if isinstance(self.decay, str) and self.decay != "one_cycle":
+            raise BadInput(f"stage {self.name}: decay={self.decay}; wanted one_cycle or {{progress: factor}}")
+        if min(self.steps, self.batch, self.frames) < 1:
+            raise BadInput(f"stage {self.name}: wanted steps, batch and frames of 1 or more")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -86,27 +99,32 @@ def train(
     method: DictConfig,
     dataset: DictConfig,
     recipe: DictConfig,
-    stages: Sequence[str] | None,
+    stages: Sequence[str] | str | None,
     results: str,
     workers: int,
-    precision: Literal["float32", "bfloat16"],
+    precision: Precision,
     save_every: int,
 ) -> Path:
     """Train a method by its recipe in <results>/training/<method>-<size>-<recipe>; prints where its weights are.
 
     The folder holds checkpoint.pt, loss.csv and loss.png, written every `save_every` steps, and at the end
-    weights.safetensors and their card, weights.json. The same command goes on from a checkpoint, to the same end.
+    weights.safetensors and their card, weights.json. The same command goes on from a checkpoint, on a CPU
+    to the same bits.
     method: its `weights` are what training starts from. dataset: "synthetic" makes new clips of the training
     photographs for ever; of any other its sequences are used. stages: the names of those to do, None for all.
     workers: processes that make clips.
     Raises BadInput for a method the recipe lacks, data held out for evaluation, or a folder of another training.
     """
     if method.name not in recipe:
-        raise BadInput(f"recipe={recipe.name} has no stages for method={method.name}")
-    chosen = [stage for stage in recipe[method.name] if stages is None or stage.name in stages]
-    if not chosen:
-        known = ", ".join(stage.name for stage in recipe[method.name])
-        raise BadInput(f"stages={stages}: none is in recipe={recipe.name} for {method.name}; known: {known}")
+        methods = ", ".join(str(key) for key in recipe if key != "name")
+        raise BadInput(f"recipe={recipe.name} has no stages for method={method.name}; it has some for {methods}")
+    known = [stage.name for stage in recipe[method.name]]
+    named = [stages] if isinstance(stages, str) else known if stages is None else list(stages)
+    if unknown := [name for name in named if name not in known]:
+        raise BadInput(f"stages: {', '.join(unknown)} not in recipe={recipe.name} for {method.name}; known: {known}")
+    if precision not in get_args(Precision) or save_every < 1:
+        raise BadInput(f"precision={precision}, save_every={save_every}: wanted float32 or bfloat16, and 1 or more")
+    chosen = [stage for stage in recipe[method.name] if stage.name in named]
     plan = [Stage(**instantiate(stage, _convert_="all")) for stage in chosen]
     made = dataset.name == "synthetic"
     settings = {
@@ -122,6 +140,11 @@ def train(
     folder = Path(results, "training", name)
     training = Training(player.network.to(memory_format=torch.channels_last), settings, folder)
     training.resume()
+    path = folder / "weights.safetensors"
+    if path.exists() and (training.stage, training.step) == (len(plan) - 1, plan[-1].steps):
+        log.info("%s: finished before", folder)
+        print(path)
+        return path
     for number, stage in enumerate(plan):
         if number >= training.stage:
             clip = stage.source, stage.frames, stage.size, stage.gap, stage.blended
@@ -135,8 +158,9 @@ def train(
         "recipe": recipe.name,
         "steps": " + ".join(f"{stage.steps} {stage.name}" for stage in plan),
         "seed": str(method.seed),
+        "start": ", ".join(filter(None, weights_of(method).values())),
     }
-    path = training.finish(about)
+    path = training.finish(path, about)
     print(path)
     return path
 
@@ -160,8 +184,10 @@ class Training:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["settings"] != json.dumps(self.settings):
-            raise BadInput(f"{path}: of a training with other settings; delete {self.folder} or give another results=")
+        theirs, ours = json.loads(state["settings"]), json.loads(json.dumps(self.settings))
+        if other := [key for key in ours if theirs.get(key) != ours[key]]:
+            what = ", ".join(other)
+            raise BadInput(f"{path}: of a training with other {what}; delete {self.folder} or give another results=")
         self.network.load_state_dict(state["network"])
         self.optimiser_state = state["optimiser"]
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
@@ -183,6 +209,10 @@ class Training:
         unfinished = self.folder / "checkpoint.unfinished"
         torch.save(state, unfinished)
         unfinished.replace(self.folder / "checkpoint.pt")
+        self.tell()
+
+    def tell(self) -> None:
+        """Write the curve as a table and as a picture."""
         table = pd.DataFrame(self.curve)
         table.to_csv(self.folder / "loss.csv", index=False)
         draw_curve(table, self.folder / "loss.png")
@@ -191,14 +221,14 @@ class Training:
         """The steps of a stage that are not done yet. Data and chance depend on the seed and the step alone."""
         if stage.start is not None and not self.step:
             stage.start(self.network)
-        self.network.requires_grad_(False).train()
-        parts = [self.network.get_submodule(name) for name in stage.trains] or [self.network]
-        for part in parts:
-            part.requires_grad_(True)
-        freeze_norm(self.network, parts if stage.norm == "trained" else [])
+        self.network.requires_grad_(False).eval()
+        for name in stage.trains or [""]:
+            self.network.get_submodule(name).requires_grad_(True).train()
         for layer in self.network.modules():
-            if isinstance(layer, nn.Dropout):
-                layer.train(stage.dropout)
+            if isinstance(layer, nn.BatchNorm2d) and stage.norm == "frozen":
+                layer.eval().requires_grad_(False)
+            if isinstance(layer, nn.Dropout) and not stage.dropout:
+                layer.eval()
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimiser = torch.optim.Adam(parameters, stage.learning_rate, weight_decay=stage.weight_decay)
         if self.step and self.optimiser_state is not None:
@@ -207,6 +237,8 @@ class Training:
         began, before, first = time.monotonic(), self.seconds, self.step
         window: list[dict[str, float]] = []
         for batch in loader:
+            if isinstance(batch, BadInput):
+                raise batch
             seed = [*batches.seed, self.step]
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
             for group in optimiser.param_groups:
@@ -230,12 +262,14 @@ class Training:
                 self.save(optimiser)
                 told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
                 left = (self.seconds - before) / (self.step - first) * (stage.steps - self.step)
-                log.info("%s: step %d of %d, %s, %.0f min to go", stage.name, self.step, stage.steps, told, left / 60)
+                log.info(
+                    "%s: step %d of %d, %s, %.0f min of it to go", stage.name, self.step, stage.steps, told, left / 60
+                )
         self.stage, self.step = self.stage + 1, 0
 
-    def finish(self, about: Mapping[str, str]) -> Path:
+    def finish(self, path: Path, about: Mapping[str, str]) -> Path:
         """Write the weights, in float16, with `about` in their metadata, and a card beside them. Returns the path."""
-        path = self.folder / "weights.safetensors"
+        self.tell()
         halves = {
             key: value.half() if value.is_floating_point() else value.clone()
             for key, value in self.network.state_dict().items()
@@ -254,14 +288,6 @@ class Training:
         }
         path.with_suffix(".json").write_text(json.dumps(card, indent=1))
         return path
-
-
-def freeze_norm(network: nn.Module, trained: Sequence[nn.Module]) -> None:
-    """Batch normalisation stays as it is, in statistics and scales, but within the modules that are `trained`."""
-    layers = {layer for part in trained for layer in part.modules()}
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d) and layer not in layers:
-            layer.eval().requires_grad_(False)
 
 
 def draw_curve(curve: pd.DataFrame, path: Path) -> None:

@@ -77,7 +77,8 @@ def correspondence(memory_key: Tensor, query_key: Tensor, memory_labels: Tensor,
     place = torch.stack((y.flatten(), x.flatten())).to(mine.device)
     near = (place[:, :, None] - place[:, None]).abs().amax(dim=0) <= 2
     match = near & (mine[:, :, None] == theirs[:, None]) & (mine != VOID)[:, :, None]
-    affinity = query_key.float().flatten(2).transpose(1, 2) @ memory_key.float().flatten(2)
-    log_f = (affinity / memory_key.shape[1] ** 0.5).log_softmax(dim=-1)
     found = match.any(dim=-1)
-    return -log_f.masked_fill(~match, -torch.inf)[found].logsumexp(dim=-1).mean()
+    with torch.autocast(query_key.device.type, enabled=False):
+        affinity = query_key.float().flatten(2).transpose(1, 2) @ memory_key.float().flatten(2)
+        log_f = (affinity / memory_key.shape[1] ** 0.5).log_softmax(dim=-1)
+        return -log_f.masked_fill(~match, -torch.inf)[found].logsumexp(dim=-1).mean()

@@ -32,21 +32,23 @@ def tie(network: nn.Module, part: str = "", gain: float = 3.0) -> None:
 
 
 @torch.no_grad()
-def imagenet(network: nn.Module, file: str) -> None:
+def imagenet(network: nn.Module, file: str, part: str = "") -> None:
     """Begin with the features of a classifier, in every trunk: as all four papers do. Further planes and gates stay.
 
-    file: torchvision's resnet50. Raises BadInput if it is missing, none, or does not fit.
+    file: torchvision's resnet50. part: of the network. Raises BadInput if the file is missing, none, or does not fit.
     """
     path = Path(file)
     if not path.is_file():
         raise BadInput(f"{path}: missing; it is torchvision's resnet50, https://pytorch.org/vision (IMAGENET1K_V1)")
     weights = read_official(path)
-    for key, value in network.state_dict().items():
+    if missing := {f"layer{n}.0.conv1.weight" for n in (1, 2, 3, 4)} - weights.keys():
+        raise BadInput(f"{path}: key {min(missing)} is missing; it wants torchvision's resnet50")
+    for key, value in network.get_submodule(part).state_dict().items():
         place = re.search(r"(?:^|\.)(conv1|bn1|res[2-5])(\..+)$", key)
         theirs = weights.get(RESNET[place[1]] + place[2]) if place else None
         if theirs is not None:
-            part = value[:, : theirs.shape[1]] if value.ndim == 4 else value
-            if part.shape == theirs.shape:
-                part.copy_(theirs)
+            planes = value[:, : theirs.shape[1]] if value.ndim == 4 else value
+            if planes.shape == theirs.shape:
+                planes.copy_(theirs)
             elif place and place[1].startswith("res"):
                 raise BadInput(f"{path}: does not fit {key}; it wants torchvision's resnet50 and size=paper")
