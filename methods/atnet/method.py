@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
+from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import bresenham
 from methods.atnet.checkpoint import load
 from methods.atnet.network import (
@@ -24,6 +24,7 @@ from methods.atnet.network import (
     Size,
     Variant,
 )
+from methods.blocks.options import one_of
 from methods.blocks.trunk import normalise
 from methods.blocks.weights import official_file, prepare
 
@@ -57,8 +58,7 @@ class ATNet(Method):
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        if cache not in get_args(Cache):
-            raise BadInput(f"cache={cache}: choose one of {', '.join(get_args(Cache))}")
+        one_of(Cache, cache=cache)
         variant = Variant(local, local_softmax, global_mode, local_mode, match_region)
         self.network = prepare(
             lambda: ATNetwork(size, variant),

@@ -8,7 +8,7 @@ Resizing is bilinear with the corners aligned.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from harness.api import BadInput
 from methods.blocks.decoder import Compress, ResidualUnit, enlarge
+from methods.blocks.options import one_of
 
 Size = Literal["paper", "tiny"]
 Local = Literal["off", "r2", "r5"]
@@ -62,8 +63,7 @@ class Variant(NamedTuple):
         for (name, value), allowed in zip(
             self._asdict().items(), (Local, LocalSoftmax, Mode, Mode, MatchRegion), strict=True
         ):
-            if value not in get_args(allowed):
-                raise BadInput(f"{name}={value}: choose one of {', '.join(get_args(allowed))}")
+            one_of(allowed, **{name: value})
 
 
 PROPOSED = Variant()

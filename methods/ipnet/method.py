@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
+from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.options import one_of
 from methods.blocks.weights import official_file, prepare
 from methods.ipnet.checkpoint import load
 from methods.ipnet.network import InteractionPropagation, Size
@@ -57,10 +58,8 @@ class IPNet(Method):
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        if fusion not in get_args(FusionRule):
-            raise BadInput(f"fusion={fusion}: choose one of {', '.join(get_args(FusionRule))}")
-        if cache not in get_args(Cache):
-            raise BadInput(f"cache={cache}: choose one of {', '.join(get_args(Cache))}")
+        one_of(FusionRule, fusion=fusion)
+        one_of(Cache, cache=cache)
         self.network = prepare(lambda: InteractionPropagation(size, roi), weights, official, device, seed)
         self.options = Options(fusion, aggregation, cache)
 

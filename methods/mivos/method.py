@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
+from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
 from methods.blocks.trunk import normalise
 from methods.blocks.weights import official_file, prepare
@@ -67,11 +68,10 @@ class MiVOS(Method):
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        choices = {"schedule": Schedule, "fusion": FusionRule, "strokes_at": StrokesAt, "cache": Cache}
-        given = {"schedule": schedule, "fusion": fusion, "strokes_at": strokes_at, "cache": cache}
-        for name, allowed in choices.items():
-            if given[name] not in get_args(allowed):
-                raise BadInput(f"{name}={given[name]}: choose one of {', '.join(get_args(allowed))}")
+        one_of(Schedule, schedule=schedule)
+        one_of(FusionRule, fusion=fusion)
+        one_of(StrokesAt, strokes_at=strokes_at)
+        one_of(Cache, cache=cache)
         if mem_every < 1 or (top_k is not None and top_k < 1):
             raise BadInput(f"mem_every={mem_every}, top_k={top_k}: wanted 1 or more (top_k: or null)")
         self.network = prepare(lambda: MiNet(size), weights, official, device, seed)

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
+from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
+from methods.blocks.options import one_of
 from methods.blocks.weights import official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.network import Annotation, Query, Size, STMInteractive
@@ -41,8 +42,7 @@ class STM(Method):
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        if cache not in get_args(Cache):
-            raise BadInput(f"cache={cache}: choose one of {', '.join(get_args(Cache))}")
+        one_of(Cache, cache=cache)
         self.network = prepare(
             lambda: STMInteractive(size), weights, lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)), device, seed
         )

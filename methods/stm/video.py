@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.api import VOID, BadInput, Clip, Interaction, Method, Prediction
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
+from methods.blocks.options import one_of
 from methods.blocks.weights import official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.method import images
@@ -44,8 +45,7 @@ class STMVideo(Method):
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        if memory not in get_args(Memory):
-            raise BadInput(f"memory={memory}: choose one of {', '.join(get_args(Memory))}")
+        one_of(Memory, memory=memory)
         if mem_every < 1:
             raise BadInput(f"mem_every={mem_every}: wanted 1 or more frames")
         self.network = prepare(
