@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ def evaluate(
     folder = Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute):
+        given = HydraConfig.get().overrides.task
+        for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute, given):
             with (folder / NOTES).open("a") as file:
                 file.write(f"{path}\n")
     except BadInput as error:
@@ -63,8 +64,12 @@ def play_missing(
     shard: str,
     runs: Path,
     recompute: bool,
+    given: Iterable[str] = (),
 ) -> Iterator[Path]:
-    """The record of each sample, played if it has none. Raises BadInput before any method runs."""
+    """The record of each sample, played if it has none. Raises BadInput before any method runs.
+
+    given: the overrides that made these configs, "protocol.max_time=null", ...
+    """
     if "name" not in method:
         raise BadInput(f"{method._target_}: its YAML file has no `name`; add one")
     rules: Protocol = build(protocol, name=protocol.name)
@@ -78,7 +83,7 @@ def play_missing(
         if rules.scored != "all" and sequence.num_frames < 3:
             raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
     entry = entry_of(method, dataset, protocol, clock)
-    provenance = {"changes": changes(), "samples": len(samples)}
+    provenance = {"changes": changes(given), "samples": len(samples)}
 
     player = cache(partial(build_method, method, rules))
     played = 0
@@ -157,9 +162,8 @@ def build_method(config: DictConfig, protocol: Protocol) -> Method:
     return method
 
 
-def changes() -> list[str]:
-    """What the command line changed of the named dataset, protocol and clock: "protocol.max_time=null", ..."""
-    given = HydraConfig.get().overrides.task
+def changes(given: Iterable[str]) -> list[str]:
+    """What overrides changed of the named dataset, protocol and clock: "protocol.max_time=null", ..."""
     kept = (change for change in given if change.startswith(("dataset.", "protocol.", "clock.")))
     return sorted(change for change in kept if change.split("=")[0].partition(".")[2] not in SELECTION)
 

@@ -22,7 +22,7 @@ class Entry:
     """One row: one method, configured one way, on the samples of its board.
 
     weights: {name, digest, training}.
-    samples: how many are complete; failed: how many are not.
+    samples: how many are complete; failed: how many are not; failures: the records of these.
     rounds: the official report's rows of the complete ones; summary: the official one of these, if there are any.
     records: the complete ones; none for scores that were read from a report.
     """
@@ -35,6 +35,7 @@ class Entry:
     rounds: pd.DataFrame = field(repr=False)
     summary: dict[str, Any] | None = field(repr=False)
     records: list[Record] = field(repr=False, default_factory=list)
+    failures: list[Record] = field(repr=False, default_factory=list)
 
     @property
     def slug(self) -> str:
@@ -121,6 +122,7 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
         rounds,
         summary(rounds, samples, protocol) if complete else None,
         complete,
+        [r for r in records if r.status != "complete"],
     )
 
 
