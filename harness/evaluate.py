@@ -1,11 +1,13 @@
 """The main job: play every sample that has no record yet."""
 
 import logging
+import math
+import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -15,10 +17,12 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from harness import records
 from harness.api import BadInput, Clip, Method
 from harness.datasets import Sequence
+from harness.isolate import Died, in_children
 from harness.progress import bar
 from harness.protocol import Clock, Protocol
 from harness.provenance import machine, source_digest, weights_of
 from harness.scribbles import empty
+from harness.session import InvalidPrediction
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,15 @@ DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or 
 SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
+# numpy's, torch's and OpenCV's errors have no class in common; the last is what torch says without a GPU
+WANT_OF_MEMORY = ("MemoryError", "can't allocate memory")
+
+
+class Sample(NamedTuple):
+    """A sequence, and the key of the record that one of its scribbles leaves."""
+
+    sequence: Sequence
+    key: records.Key
 
 
 def evaluate(
@@ -36,12 +49,16 @@ def evaluate(
     shard: str,
     results: str,
     recompute: bool,
+    isolate: bool = False,
+    timeout: float | None = None,
+    memory: float | None = None,
 ) -> None:
     """Play the samples of `dataset` that fall into `shard`, and note their records in the job's output folder.
 
     method: stays a config until the first sample that is missing, so that a cached run never imports torch.
     shard: "i/n" plays every n-th sample, from the i-th (0-based).
     recompute: play also what has a complete record.
+    isolate, timeout, memory: as in `play_missing`.
     A sample whose method fails is recorded as failed and the run goes on. What cannot be played at all is refused: the
     reason, one line, is noted, so that a sweep's other jobs go on and its end tells.
     """
@@ -49,7 +66,8 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         given = HydraConfig.get().overrides.task
-        for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute, given):
+        what = (method, dataset, protocol, clock, shard, Path(results, "runs"), recompute, given)
+        for path in play_missing(*what, isolate=isolate, timeout=timeout, memory=memory):
             with (folder / NOTES).open("a") as file:
                 file.write(f"{path}\n")
     except BadInput as error:
@@ -65,69 +83,128 @@ def play_missing(
     runs: Path,
     recompute: bool,
     given: Iterable[str] = (),
+    *,
+    isolate: bool = False,
+    timeout: float | None = None,
+    memory: float | None = None,
 ) -> Iterator[Path]:
     """The record of each sample, played if it has none. Raises BadInput before any method runs.
 
     given: the overrides that made these configs, "protocol.max_time=null", ...
+    isolate: play in a child process; one that dies costs no more than the sample it was at.
+    timeout: seconds a child may take for a sample, its first one with the import of the method; None for no limit.
+    memory: GiB of data a child may hold in main memory; None for no limit.
     """
     if "name" not in method:
         raise BadInput(f"{method._target_}: its YAML file has no `name`; add one")
+    for name, limit, unit in (("timeout", timeout, "seconds"), ("memory", memory, "GiB")):
+        if limit is not None and not (isinstance(limit, int | float) and 0 < limit < math.inf):
+            raise BadInput(f"{name}={limit}: wanted a number of {unit} above 0, or null")
+        if limit is not None and not isolate:
+            raise BadInput(f"{name}={limit}: only a process of its own can be held to it; add isolate=true")
     rules: Protocol = build(protocol, name=protocol.name)
     watch: Clock = build(clock, method=method.name)
-    sequences: list[Sequence] = build(dataset)
-    samples = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
-    mine = samples[parse_shard(shard)]
+    sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
+    chosen = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
     for sequence in sequences:
         if rules.first_frame is None and not sequence.scribbles:
             raise BadInput(f"{sequence.name}: no scribbles, which protocol={rules.name} starts from; leave it out")
         if rules.scored != "all" and sequence.num_frames < 3:
             raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
     entry = entry_of(method, dataset, protocol, clock)
-    provenance = {"changes": changes(given), "samples": len(samples)}
+    samples = [
+        Sample(s, records.Key({"sequence": s.name, "scribble_idx": index, "manifest": s.manifest}, entry))
+        for s, index in chosen[parse_shard(shard)]
+    ]
 
-    player = cache(partial(build_method, method, rules))
-    played = 0
-    for sequence, index in bar(mine, method.name):
-        key = records.Key({"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}, entry)
-        path = key.path(runs)
+    missing = []
+    for sample in samples:
+        path = sample.key.path(runs)
         if recompute or not path.exists():
-            clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
-            records.write_thumbnails(runs, sequence.manifest, clip.frames)
-            rows, error = play_sample(player, clip, sequence, index, rules, watch, key)
-            path = records.write(runs, key, rows, **about(sequence, provenance), error=error, replace=recompute)
-            played += 1
-            if error:
-                player.cache_clear()  # who failed starts afresh
-        yield path
-    log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, played, len(mine) - played)
+            missing.append(sample)
+        else:
+            yield path
+    detached = DictConfig(OmegaConf.to_container(method, resolve=True))  # a child has no resolvers
+    provenance = {"changes": changes(given), "samples": len(chosen)}
+    play = partial(play_samples, detached, rules, watch, runs, provenance, recompute)
+    played = in_children(play, missing, timeout or math.inf, memory) if isolate else play(missing)
+    for sample in bar(missing, method.name):
+        end = next(played)
+        yield record(sample, runs, provenance, [], status_of(end), str(end)) if isinstance(end, Died) else end
+    recorded = len(samples) - len(missing)
+    log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, len(missing), recorded)
+
+
+def play_samples(
+    method: DictConfig,
+    protocol: Protocol,
+    clock: Clock,
+    runs: Path,
+    provenance: dict[str, Any],
+    replace: bool,
+    samples: list[Sample],
+) -> Iterator[Path]:
+    """Play samples one after the other: yields their records below `runs`."""
+    player = cache(partial(build_method, method, protocol))
+    for sample in samples:
+        sequence = sample.sequence
+        clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
+        records.write_thumbnails(runs, sequence.manifest, clip.frames)
+        rows, status, error = play_sample(player, clip, sample, protocol, clock)
+        if status != "complete":
+            player.cache_clear()  # who failed starts afresh
+        yield record(sample, runs, provenance, rows, status, error, replace)
 
 
 def play_sample(
-    player: Callable[[], Method],
-    clip: Clip,
-    sequence: Sequence,
-    index: int,
-    protocol: Protocol,
-    clock: Clock,
-    key: records.Key,
-) -> tuple[list[dict[str, Any]], str]:
-    """The record's rows of one sample, as far as it went, and the traceback if the method failed."""
+    player: Callable[[], Method], clip: Clip, sample: Sample, protocol: Protocol, clock: Clock
+) -> tuple[list[dict[str, Any]], str, str]:
+    """One sample's rows, as far as it went, its status, and the traceback if the method failed."""
     if protocol.engine == "official":
         from harness.official import play
     else:
         from harness.session import play
-    scribbles = sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
+    sequence = sample.sequence
+    scribbles = sequence.scribbles.get(sample.key.sample["scribble_idx"], empty(sequence.name, sequence.num_frames))
     rows: list[dict[str, Any]] = []
     try:
         for round in play(player(), clip, sequence.read_annotations(), scribbles, protocol, clock):
-            rows += records.rows_of(round, key)
+            rows += records.rows_of(round, sample.key)
     except BadInput:
         raise
-    except Exception:  # whatever a guest does, the house goes on; the record says what it did
-        error = traceback.format_exc()
-        log.error("%s failed on %s: %s", key.entry["method"]["name"], sequence.name, error.splitlines()[-1])
-        return rows, error
-    return rows, ""
+    except Exception as error:  # whatever a guest does, the house goes on; the record says what it did
+        return rows, status_of(error), traceback.format_exc()
+    return rows, "complete", ""
+
+
+def status_of(error: Exception) -> str:
+    """The status of a sample that ended with `error`; see `records.Record`."""
+    match error:
+        case InvalidPrediction():
+            return "invalid"
+        case Died(code=None):
+            return "timeout"
+        case Died(code=code):
+            return "oom" if code == -signal.SIGKILL else "crashed"
+    told = f"{type(error).__name__}: {error}"
+    return "oom" if any(words in told for words in WANT_OF_MEMORY) else "raised"
+
+
+def record(
+    sample: Sample,
+    runs: Path,
+    provenance: dict[str, Any],
+    rows: list[dict[str, Any]],
+    status: str,
+    error: str,
+    replace: bool = False,
+) -> Path:
+    """Write a sample's record; a failure is told at once."""
+    if status != "complete":
+        reason = error.splitlines()[-1]
+        log.error("%s failed on %s (%s): %s", sample.key.entry["method"]["name"], sample.sequence.name, status, reason)
+    told = about(sample.sequence, provenance)
+    return records.write(runs, sample.key, rows, **told, status=status, error=error, replace=replace)
 
 
 def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -140,6 +217,13 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
             **machine(),
         },
     }
+
+
+@lru_cache(maxsize=2)
+def sequences_of(dataset: str) -> list[Sequence]:
+    """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
+    sequences: list[Sequence] = build(DictConfig(OmegaConf.create(dataset)))
+    return sequences
 
 
 def build(config: DictConfig, **arguments: Any) -> Any:

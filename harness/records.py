@@ -22,6 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,7 +83,9 @@ class Key:
 class Record:
     """A sample as it was played.
 
-    status: "complete" or "failed"; error: the traceback of a failed one.
+    status: "complete", or how it failed: "raised" an exception, gave an "invalid" prediction, "oom" (out of memory),
+        "timeout", or "crashed" with its process.
+    error: the traceback of a failed one, or the last lines of its process; why it ended is on the last line.
     clip: {num_frames, num_objects, size}.
     rows: without scribbles and masks unless they were asked for.
     """
@@ -103,12 +106,13 @@ def write(
     *,
     clip: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    status: str = "complete",
     error: str = "",
     replace: bool = False,
 ) -> Path:
     """Write one sample's record below `folder`, from the `rows_of` its rounds.
 
-    error: the traceback, if the sample failed; its record then never counts as complete.
+    status, error: as in `Record`; whatever is not "complete" is kept apart and never scored.
     replace: overwrite a complete record instead of keeping the first.
     """
     path = key.path(folder)
@@ -116,7 +120,7 @@ def write(
     about = {
         "sample": key.sample,
         "entry": key.entry,
-        "status": "failed" if error else "complete",
+        "status": status,
         "error": error,
         "clip": clip,
         "provenance": provenance,
@@ -126,7 +130,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{platform.node()}-{os.getpid()}.tmp")
     pq.write_table(table, temporary, compression="zstd")
-    if error:
+    if status != "complete":
         temporary.replace(failed)
         return failed
     if replace:
@@ -149,7 +153,7 @@ def link_first(temporary: Path, path: Path) -> None:
 
 def rows_of(round: Round, key: Key) -> Iterator[dict[str, Any]]:
     """The rows of one round, frame by frame and object by object."""
-    strokes: str | None = json.dumps(to_json(round.new))
+    strokes: str | None = orjson.dumps(to_json(round.new)).decode()
     for t, label_map in enumerate(round.masks):
         mask: bytes | None = cv2.imencode(".png", label_map)[1].tobytes()
         for k in range(round.jaccard.shape[1]):
@@ -194,7 +198,7 @@ def masks_of(record: Record, interaction: int) -> np.ndarray:
 def scribbles_of(record: Record, interaction: int) -> tuple[int, Scribbles]:
     """(annotated frame, new strokes) of round `interaction` of a record read with its content."""
     rows = record.rows[(record.rows.interaction == interaction) & record.rows["scribbles"].notna()]
-    return int(rows.annotated_frame.iloc[0]), from_json(json.loads(rows["scribbles"].iloc[0]))
+    return int(rows.annotated_frame.iloc[0]), from_json(orjson.loads(rows["scribbles"].iloc[0]))
 
 
 def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: int = 160) -> None:

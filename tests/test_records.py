@@ -32,7 +32,7 @@ def make_round(number: int, rng: np.random.Generator) -> Round:
     return Round(number, number, scribbles, masks, jaccard, contour, seconds=0.5 * number)
 
 
-def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> Path:
+def write(folder: Path, *, index: int = 1, status: str = "complete", **changes: Any) -> Path:
     """A record of two rounds; `changes` go into its protocol."""
     rng = np.random.default_rng(index)
     protocol = asdict(Protocol("p", rounds=2, **changes))
@@ -48,7 +48,7 @@ def write(folder: Path, *, index: int = 1, error: str = "", **changes: Any) -> P
     rows = [row for number in (1, 2) for row in records.rows_of(make_round(number, rng), key)]
     clip = {"num_frames": 4, "num_objects": 2, "size": SHAPE[1:]}
     about: dict[str, Any] = {"samples": 2 if index == 2 else 1, "changes": [], **dict.fromkeys(TOLD, "x")}
-    return records.write(folder, key, rows, clip=clip, provenance=about, error=error)
+    return records.write(folder, key, rows, clip=clip, provenance=about, status=status)
 
 
 def test_record_gives_back_what_was_played(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_record_gives_back_what_was_played(tmp_path: Path) -> None:
 
 
 def test_first_complete_record_wins_and_failures_give_way(tmp_path: Path) -> None:
-    failed = write(tmp_path, error="Traceback: no")
+    failed = write(tmp_path, status="raised")
     assert failed.name.endswith(".failed.parquet")
-    assert records.read(failed).status == "failed"
+    assert records.read(failed).status == "raised"
     path = write(tmp_path)
     first = path.stat().st_ino
     assert not failed.exists()

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +19,19 @@ from harness.evaluate import NOTES, REFUSAL
 from harness.provenance import digest
 from harness.records import Record
 from harness.report import exchange, figures
-from harness.report.leaderboard import Board, boards, canonical, notes, reference, table
-from harness.report.tables import markdown, show
+from harness.report.leaderboard import (
+    READING,
+    Board,
+    boards,
+    canonical,
+    differences,
+    intervals,
+    notes,
+    reference,
+    table,
+)
+from harness.report.page import write_page
+from harness.report.tables import latex, markdown, show
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +52,10 @@ class Leaderboard(Callback):
             log.exception("the report failed; the records are safe, try `uv run run.py task=report`")
             sys.exit(1)
         if failed:
-            troubles.append(f"{failed} samples failed; their records say why, the next run tries them again")
+            counts = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))
+            troubles.append(
+                f"{failed.total()} samples failed ({counts}); their records say why, the next run tries them again"
+            )
         if troubles:
             sys.exit("\n".join(troubles))
 
@@ -57,11 +71,18 @@ def report(results: str, reports: str, references: list[str], csv: bool, masks: 
     paths = [path for path in paths if not is_replaced(path)]
     if not paths:
         raise BadInput(f"{results}/runs: no records; play some with `uv run run.py`")
-    others = {
-        path.stem: exchange.read_summary(path) if path.suffix == ".json" else exchange.read_csv(path)
-        for path in map(Path, references)
+    found = newest([records.read(path) for path in paths])
+    render(found, Path(results), Path(reports), read_references(references), csv, masks)
+
+
+def read_references(paths: Iterable[str]) -> dict[str, pd.DataFrame | dict[str, Any]]:
+    """Reports (.csv) and summaries (.json) in the official formats, by folder and name: "atnet/summary_j"."""
+    return {
+        "/".join(path.with_suffix("").parts[-2:]): exchange.read_summary(path)
+        if path.suffix == ".json"
+        else exchange.read_csv(path)
+        for path in map(Path, paths)
     }
-    render(newest([records.read(path) for path in paths]), Path(results), Path(reports), others, csv, masks)
 
 
 def is_replaced(path: Path) -> bool:
@@ -92,14 +113,15 @@ def render(
     references: Mapping[str, pd.DataFrame | dict[str, Any]] = MappingProxyType({}),
     csv: bool = False,
     masks: bool = False,
-) -> int:
-    """Print each board's table and write its folder below `reports`; returns how many samples failed.
+) -> Counter[str]:
+    """Print each board's table and write its folder below `reports`; returns how many samples failed, by status.
 
-    A folder holds table.md, table.csv, curves.png, curves.svg, a film strip per entry, and what `report` was asked for.
+    A folder holds index.html, the table (.md, .csv, .tex), intervals.csv, differences.csv, curves (.png, .svg, .pdf), a
+    film strip per entry, and what `report` was asked for.
     """
-    failed = 0
+    failed: Counter[str] = Counter()
     for name, board in named(boards(found)):
-        failed += sum(entry.failed for entry in board.entries)
+        failed.update(record.status for entry in board.entries for record in entry.failures)
         for label, given in references.items():
             entry = reference(label, given, board)
             if entry is None:
@@ -110,6 +132,8 @@ def render(
         folder.mkdir(parents=True, exist_ok=True)
         scores = table(board)
         scores.to_csv(folder / "table.csv", index=False)
+        intervals(board).to_csv(folder / "intervals.csv", index=False)
+        differences(board).to_csv(folder / "differences.csv", index=False)
         pictures = figures.curves(board, folder)[:1]
         for entry in (entry for entry in board.entries if entry.records and len(entry.rounds)):
             if strip := figures.film_strip(entry, results / "runs", folder):
@@ -119,9 +143,13 @@ def render(
             if masks:
                 exchange.write_masks(entry, folder)
         shown = "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures)
-        told = "\n".join(f"- {note}" for note in notes(board))
+        told = "\n".join(f"- {note}" for note in (*READING, *notes(board)))
         (folder / "table.md").write_text(f"# {board.title}\n\n{markdown(scores)}\n\n{shown}\n\n{told}\n")
-        show(board.title, scores, optional=[f"{board.metric} {i}" for i in range(2, 100)] + ["until [s]", "frames/s"])
+        write_page(board, results / "runs", folder)
+        middle = [f"{board.metric} {i}" for i in range(2, len(scores.columns))]
+        less = [*middle, "round AUC, held", "90 % at [s]", "until [s]", "frames/s"]
+        (folder / "table.tex").write_text(latex(scores.drop(columns=less, errors="ignore"), board.title))
+        show(board.title, scores, optional=less)
         log.info("written: %s", folder)
     return failed
 

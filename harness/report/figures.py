@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from harness import records
 from harness.records import Record
-from harness.report.leaderboard import Board, Entry, curve
+from harness.report.leaderboard import Board, Entry, by_object_and_frame, curve
 from harness.scribbles import draw
 
 # Okabe and Ito's colours, told apart by colour-blind readers; a method keeps its own in every figure
@@ -19,6 +19,7 @@ COLOURS = {"stm": "#0072B2", "mivos": "#D55E00", "atnet": "#009E73", "ipnet": "#
 OTHERS = ("#E69F00", "#56B4E9", "#000000", "#F0E442")
 LINES = ("-", "--", ":", "-.")
 OBJECTS = np.array([[0, 0, 0], [0, 158, 115], [213, 94, 0], [86, 180, 233], [240, 228, 66], [204, 121, 167]], np.uint8)
+UNDATED: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -32,7 +33,7 @@ STYLE: Any = {
 
 
 def curves(board: Board, folder: Path) -> list[Path]:
-    """Score against time and against round, as `curves.png` and `curves.svg`."""
+    """Score against time and against round, as `curves.png`, `.svg` and `.pdf`."""
     entries = [entry for entry in board.entries if entry.summary]
     with mpl.rc_context(STYLE):
         figure, (by_time, by_round) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
@@ -51,6 +52,43 @@ def curves(board: Board, folder: Path) -> list[Path]:
             by_round.legend(loc="best", fontsize=8, frameon=False)
         figure.suptitle(board.title, fontsize=10)
         return save(figure, folder / "curves")
+
+
+def percentiles(board: Board, folder: Path) -> list[Path]:
+    """J of every object in every scored frame after the last round, sorted (Oh et al., TPAMI 2020, Figure 11)."""
+    with mpl.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+        for entry, (colour, line) in zip(board.entries, styles(board.entries), strict=True):
+            scores = np.sort(by_object_and_frame(entry))
+            axis.plot(
+                np.linspace(0, 100, len(scores)), scores, line, color=colour, label=entry.label + untrained(entry)
+            )
+        axis.set(xlabel="percentile of objects × frames", ylabel="J", xlim=(0, 100), ylim=(0, 1))
+        axis.legend(fontsize=8, frameon=False)
+        figure.suptitle(board.title, fontsize=10)
+        return save(figure, folder / "percentiles")
+
+
+def drop(board: Board, folder: Path) -> list[Path]:
+    """J lost since the first propagated frame, by distance from it, its mean and quartiles over objects.
+
+    Cheng et al., CVPR 2021, Figure 6; for protocols of one round that start from the first frame.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+        for entry, (colour, line) in zip(board.entries, styles(board.entries), strict=True):
+            rows = entry.rounds.dropna(subset="jaccard")
+            scores = rows.pivot_table(
+                index=["sequence", "scribble_idx", "object_id"], columns="frame", values="jaccard"
+            )
+            lost = scores.sub(scores.iloc[:, 0], axis=0)
+            low, high = lost.quantile(0.25), lost.quantile(0.75)
+            axis.plot(lost.columns, lost.mean(), line, color=colour, label=entry.label + untrained(entry))
+            axis.fill_between(lost.columns, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set(xlabel="frame", ylabel=f"J − J in frame {scores.columns[0]}")
+        axis.legend(fontsize=8, frameon=False)
+        figure.suptitle(board.title, fontsize=10)
+        return save(figure, folder / "drop")
 
 
 def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path | None:
@@ -125,10 +163,10 @@ def untrained(entry: Entry) -> str:
     return " (untrained)" if entry.weights["training"] == "untrained" else ""
 
 
-def save(figure: plt.Figure, stem: Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+def save(figure: plt.Figure, stem: Path, formats: tuple[str, ...] = ("png", "svg", "pdf")) -> list[Path]:
     """Write and close a figure."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     for path in paths:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(path, metadata=UNDATED.get(path.suffix))
     plt.close(figure)
     return paths

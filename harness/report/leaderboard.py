@@ -4,16 +4,20 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from harness import statistics
 from harness.protocol import Protocol
 from harness.records import Record
-from harness.summary import report_columns, summarize
+from harness.summary import Metric, Played, played, report_columns, summarize
 
 TOLD = ("scribbles", "commit", "hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance
+NOISE = "≈"
 METRIC_NAMES = {"J": "J", "F": "F", "J_AND_F": "J&F"}
 
 
@@ -156,6 +160,25 @@ def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol:
     )
 
 
+def outcome(entry: Entry, protocol: Protocol, metric: Metric | None = None) -> Played:
+    """What an entry's complete samples came to, by the protocol's metric or another, for `harness.statistics`."""
+    objects = entry.rounds.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
+    return played(
+        entry.rounds[report_columns].dropna(subset="jaccard"),
+        list(objects.itertuples(index=False, name=None)),
+        max_time=protocol.seconds_per_object,
+        max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
+        metric=metric or protocol.metric,
+    )
+
+
+def by_object_and_frame(entry: Entry) -> np.ndarray:
+    """J of every object in every scored frame after the last round."""
+    last = entry.rounds.groupby(["sequence", "scribble_idx"])["interaction"].transform("max")
+    scores: np.ndarray = entry.rounds[entry.rounds["interaction"] == last]["jaccard"].dropna().to_numpy()
+    return scores
+
+
 def label(entries: list[Mapping[str, Any]]) -> list[str]:
     """A name for each entry: its method's, and in brackets what sets it apart from its namesakes."""
     settings = [
@@ -172,13 +195,14 @@ def label(entries: list[Mapping[str, Any]]) -> list[str]:
 def table(board: Board) -> pd.DataFrame:
     """The leaderboard: scores in 0..1, times in seconds, one row per entry, best AUC first.
 
-    An entry that lacks samples comes last, unranked, with its scores over those it has.
+    An entry that lacks samples comes last, unranked, with its scores over those it has. NOISE beside a rank: the paired
+    difference of its AUC to that of the row above may be none.
     """
-    threshold = f"{board.metric}@{board.protocol.threshold:g}s"
+    ranked = sorted(board.entries, key=lambda entry: (entry.samples < board.total, -auc(entry)))
     rows = []
-    for entry in board.entries:
+    for i, entry in enumerate(ranked):
         row: dict[str, Any] = {
-            "rank": None,
+            "rank": "-" if entry.samples < board.total else str(i + 1),
             "method": entry.label,
             "weights": entry.weights["training"],
             "samples": f"{entry.samples} of {board.total}" if entry.samples or entry.failed else "elsewhere",
@@ -186,15 +210,68 @@ def table(board: Board) -> pd.DataFrame:
         }
         if entry.summary:
             time, score = curve(entry, board)
-            row |= {"AUC": entry.summary["auc"], "until [s]": time[-1]}
-            row |= {threshold: entry.summary["metric_at_threshold"][board.protocol.metric]}
-            row |= {f"{board.metric} {i}": value for i, value in enumerate(score[1:-1], 1)}
+            whole = statistics.Curves(np.array(time), np.array(score), np.array(np.nan))
+            row["AUC"] = entry.summary["auc"]
+            if entry.samples:
+                low, high = statistics.interval(outcome(entry, board.protocol), "auc", board.protocol.threshold)
+                row["95 %"] = "" if np.isnan(low) else f"{low:.3f}–{high:.3f}"
+            row["until [s]"] = time[-1]
+            for name, column in scores(board).items():
+                row.setdefault(column, float(statistics.value(whole, name, board.protocol.threshold)))
             row |= speed(entry.rounds) if len(entry.rounds) else {}
-        rows.append((entry.samples < board.total, -row.get("AUC", 0), row))
-    rows.sort(key=lambda item: item[:2])
-    for rank, (partial, _, row) in enumerate(rows, 1):
-        row["rank"] = "-" if partial else str(rank)
-    return pd.DataFrame([row for *_, row in rows])
+        if i and row["rank"] != "-" and entry.samples and paired(entry, ranked[i - 1], board, "auc").noise:
+            row["rank"] += f" {NOISE}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def auc(entry: Entry) -> float:
+    """AUC over time, 0 for an entry without any round."""
+    return float(entry.summary["auc"]) if entry.summary else 0.0
+
+
+def scores(board: Board) -> dict[str, str]:
+    """The scores of a board: their names in `harness.statistics`, and what its table calls them."""
+    last = max((len(curve(entry, board)[1]) - 2 for entry in board.entries if entry.summary), default=0)
+    return {
+        "auc": "AUC",
+        "at_threshold": f"{board.metric}@{board.protocol.threshold:g}s",
+        "round_auc": "round AUC",
+        "round_auc_held": "round AUC, held",
+        "time_to_90": "90 % at [s]",
+        **{f"round {i}": f"{board.metric} {i}" for i in range(1, last + 1)},
+    }
+
+
+def intervals(board: Board) -> pd.DataFrame:
+    """Every score of every entry with its 95 % bootstrap interval over sequences, a line each."""
+    lines = []
+    for entry in (entry for entry in board.entries if entry.samples):
+        mine = outcome(entry, board.protocol)
+        for name, column in scores(board).items():
+            value = statistics.score(mine, name, board.protocol.threshold)
+            low, high = statistics.interval(mine, name, board.protocol.threshold)
+            lines.append({"method": entry.label, "score": column, "value": value, "low": low, "high": high})
+    return pd.DataFrame(lines)
+
+
+def differences(board: Board) -> pd.DataFrame:
+    """How any two entries differ on the samples that both have, with the difference's 95 % interval."""
+    lines = []
+    for one, other in combinations([entry for entry in board.entries if entry.samples], 2):
+        for name in ("auc", "at_threshold", "round_auc"):
+            found = paired(one, other, board, name)
+            lines.append(
+                {"method": one.label, "minus": other.label, "score": scores(board)[name], **asdict(found)}
+                | {"noise": found.noise}
+            )
+    return pd.DataFrame(lines)
+
+
+def paired(one: Entry, other: Entry, board: Board, name: str) -> statistics.Difference:
+    """A score of one entry minus another's, see `harness.statistics.difference`."""
+    mine, theirs = (outcome(entry, board.protocol) for entry in (one, other))
+    return statistics.difference(mine, theirs, name, board.protocol.threshold)
 
 
 def curve(entry: Entry, board: Board) -> tuple[list[float], list[float]]:
@@ -222,6 +299,15 @@ def notes(board: Board) -> list[str]:
         *(f"weights of {e.label}: {', '.join(filter(None, e.weights.values()))}" for e in board.entries),
         *(f"{key}: {'; '.join(values)}" for key, values in board.provenance.items()),
     ]
+
+
+READING = (
+    "AUC: over time, up to `until`; round AUC: over rounds 0..R; held: over 0..R + 1, the last value held; "
+    "90 % at: seconds to 90 % of the last round's score",
+    "95 %: bootstrap interval of AUC over sequences, each with all its scribbles, too narrow for less than 15 of them; "
+    "of every score: intervals.csv; of differences between methods: differences.csv",
+    f"{NOISE}: AUC may not differ from that of the row above",
+)
 
 
 def canonical(value: Any) -> str:

@@ -25,6 +25,20 @@ def show(title: str, scores: pd.DataFrame, digits: int = 3, optional: Sequence[s
     console.print(shown)
 
 
-def markdown(scores: pd.DataFrame) -> str:
-    """A table as Markdown, numbers with three decimals, counts with none."""
-    return scores.astype(object).to_markdown(index=False, floatfmt=".3f", missingval="")
+def markdown(scores: pd.DataFrame, numbers: bool = True) -> str:
+    """A table as Markdown, numbers with three decimals, counts with none; `numbers=False` leaves text as it is."""
+    return scores.astype(object).to_markdown(index=False, floatfmt=".3f", missingval="", disable_numparse=not numbers)
+
+
+def latex(scores: pd.DataFrame, caption: str) -> str:
+    """A table as LaTeX with booktabs, numbers with three decimals; its columns may have two levels."""
+    marks = {"≈": r"$\approx$", "–": "--"}
+    style = (
+        scores.style.hide(axis="index")
+        .format(escape="latex", precision=3, na_rep="")
+        .format_index(escape="latex", axis=1)
+    )
+    text = style.to_latex(hrules=True, multicol_align="c", position_float="centering", caption=caption)
+    for mark, command in marks.items():
+        text = text.replace(mark, command)
+    return f"% needs booktabs and multirow\n{text}"

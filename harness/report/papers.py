@@ -1,0 +1,209 @@
+"""A paper's tables and figures: what was published, and beside it what was played here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.leaderboard import NOISE, Board, by_object_and_frame, notes, outcome, speed
+from harness.report.tables import latex, markdown, show
+from harness.statistics import difference, interval, score
+
+INTERVALS = (
+    "in brackets: 95 % bootstrap intervals over sequences, each with all its scribbles; too narrow for less than 15"
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    label: as printed; ours: what ours is, if that differs.
+    unit: what the paper counts in, 100 for percent; digits: decimals.
+    score: what fills ours: one of `harness.statistics`, "s/frame", "percentile <n>", or "" for nothing of ours.
+    metric: of the score; None takes the protocol's.
+    """
+
+    label: str
+    ours: str
+    unit: float
+    digits: int
+    score: str = ""
+    metric: Any = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of our figures, in the paper's unit; `low`, `high`: its 95 % interval, NaN where there is none.
+
+    noise: whether its paired difference to the row that the table compares with may be none.
+    """
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    noise: bool = False
+
+    def text(self, digits: int) -> str:
+        shown = f"{self.value:.{digits}f}"
+        if np.isfinite(self.low):
+            shown += f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return f"{shown} {NOISE}" if self.noise else shown
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a table.
+
+    paper: what is printed, column by column, None for nothing.
+    boards: for each column of ours the board of one entry that was played for it, None for none.
+    figures: for each column what is no score of an entry, None for none.
+    needs: why there is nothing of ours, if somebody could have played it.
+    """
+
+    label: str
+    paper: Sequence[float | None]
+    boards: Sequence[Board | None]
+    figures: Sequence[float | None]
+    needs: str = ""
+
+    @property
+    def board(self) -> Board | None:
+        """Of the first column that has one."""
+        return next((board for board in self.boards if board), None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper: where it is printed, what on, what it shows, what ours are called, and its content.
+
+    against: label of the row that differences are taken to; "" for none.
+    """
+
+    name: str
+    paper: str
+    data: str
+    about: str
+    command: str
+    ours: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    against: str = ""
+    pictures: Sequence[Path] = field(default_factory=list)
+
+
+def cells(table: Table) -> list[list[Cell | None]]:
+    """What ours come to, row by row and column by column; None where nothing was played."""
+    return [[cell(table, row, i) for i in range(len(table.columns))] for row in table.rows]
+
+
+def cell(table: Table, row: Row, i: int) -> Cell | None:
+    """Row and column of a table; None where nothing was played."""
+    column, board, figure = table.columns[i], row.boards[i], row.figures[i]
+    if figure is not None:
+        return Cell(figure)
+    if board is None or board.entries[0].summary is None:
+        return None
+    entry = board.entries[0]
+    if column.score == "s/frame":
+        return Cell(1 / speed(entry.rounds)["frames/s"])
+    if column.score.startswith("percentile "):
+        scores = by_object_and_frame(entry)
+        return Cell(column.unit * float(np.percentile(scores, float(column.score.removeprefix("percentile ")))))
+    name, threshold = column.score, board.protocol.threshold
+    mine = outcome(entry, board.protocol, column.metric)
+    low, high = interval(mine, name, threshold)
+    other = next((r.boards[i] for r in table.rows if r.label == table.against and r.label != row.label), None)
+    noise = False
+    if other is not None and other.entries[0].summary is not None:
+        theirs = outcome(other.entries[0], other.protocol, column.metric)
+        noise = difference(mine, theirs, name, threshold).noise
+    return Cell(column.unit * score(mine, name, threshold), column.unit * low, column.unit * high, noise)
+
+
+def render(table: Table, folder: Path) -> None:
+    """Print a table and write it as table.md, table.tex and table.csv into `folder`."""
+    found = cells(table)
+    shown = wide(table, found)
+    folder.mkdir(parents=True, exist_ok=True)
+    long(table, found).to_csv(folder / "table.csv", index=False)
+    (folder / "table.tex").write_text(latex(shown, table.paper))
+    flat = shown.set_axis([": ".join(filter(None, names)) for names in shown.columns], axis=1)
+    pictures = "".join(f"![{path.stem}]({path.name})\n\n" for path in table.pictures if path.suffix == ".png")
+    told = "\n".join(f"- {line}" for line in legend(table, found))
+    text = f"# {table.paper}\n\n{table.about}\n\n{markdown(flat, numbers=False)}\n\n{pictures}{told}\n"
+    (folder / "table.md").write_text(text)
+    show(f"{table.paper} ({table.name})", flat)
+
+
+def wide(table: Table, found: list[list[Cell | None]]) -> pd.DataFrame:
+    """The table as it is printed: columns (whose, which), those of the paper first."""
+    columns: dict[tuple[str, str], list[str]] = {("", ""): [row.label for row in table.rows]}
+    for i, column in enumerate(table.columns):
+        values = [row.paper[i] if row.paper else None for row in table.rows]
+        if any(value is not None for value in values):
+            columns[f"paper, {table.data}", column.label] = [as_printed(v, column.digits) for v in values]
+    for i, column in enumerate(table.columns):
+        if any(row[i] for row in found):
+            columns[table.ours, column.ours] = [c.text(column.digits) if (c := row[i]) else "" for row in found]
+    counted = [samples(row) for row in table.rows]
+    if any(counted):
+        columns[table.ours, "samples"] = counted
+    if any(row.needs for row in table.rows):
+        columns["", "not played"] = [row.needs for row in table.rows]
+    return pd.DataFrame(columns)
+
+
+def as_printed(value: float | None, digits: int) -> str:
+    """A published value with the column's decimals, or with its own where it has more or is a whole number."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if isinstance(value, float) and round(value, digits) == value else str(value)
+
+
+def long(table: Table, found: list[list[Cell | None]]) -> pd.DataFrame:
+    """The table with a line per row and column, for programs: the paper's value, ours, its interval and samples."""
+    lines = []
+    for row, mine in zip(table.rows, found, strict=True):
+        for i, column in enumerate(table.columns):
+            ours = mine[i]
+            lines.append(
+                {
+                    "row": row.label,
+                    "column": column.label,
+                    "unit": column.unit,
+                    f"paper, {table.data}": row.paper[i] if row.paper else None,
+                    table.ours: ours.value if ours else None,
+                    "low": ours.low if ours else None,
+                    "high": ours.high if ours else None,
+                    "noise": ours.noise if ours else None,
+                    "samples": samples(row) if ours else "",
+                    "not played": row.needs,
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def samples(row: Row) -> str:
+    """How many samples are behind a row of ours, and of how many."""
+    return f"{row.board.entries[0].samples} of {row.board.total}" if row.board else ""
+
+
+def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
+    """What a table's numbers are and where they come from, a line each."""
+    told = [f"`{table.command}`"]
+    flat = [c for row in found for c in row if c]
+    if any(np.isfinite(c.low) for c in flat):
+        told.append(INTERVALS)
+    if any(c.noise for c in flat):
+        told.append(f"{NOISE}: the paired difference to {table.against} has 0 in its 95 % interval")
+    played = {board.title: board for row in table.rows for board in row.boards if board}
+    for row in table.rows:
+        told += [line for board in filter(None, row.boards) for line in notes(board) if line.startswith("weights")]
+    for title, board in played.items():
+        about = [f"    - {line}" for line in notes(board) if not line.startswith("weights")]
+        told.append("\n".join([f"played on {title}", *about]))
+    return list(dict.fromkeys(told))

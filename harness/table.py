@@ -1,0 +1,204 @@
+"""A table or figure of a paper: what is missing is played, ours stands beside what was published."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from harness import records
+from harness.api import BadInput, Clip
+from harness.evaluate import build, build_method, entry_of, play_missing, sequences_of, without
+from harness.progress import bar
+from harness.records import Record
+from harness.report import figures, papers, read_references
+from harness.report.leaderboard import Board, board, canonical, reference
+from harness.report.papers import Column, Row, Table
+
+PRINTED = ("score", "metric", "unit", "digits", "ours", "settings")  # keys of a column that are no arguments of it
+
+
+class Filled(NamedTuple):
+    """A row, and the choices that play it; None if nothing of ours does."""
+
+    row: Row
+    config: DictConfig | None
+
+
+def tables(name: str, reports: str, references: Sequence[str]) -> None:
+    """Render the table that conf/table/<name>.yaml describes, or "all" of them, below <reports>/tables.
+
+    references: official reports (.csv) and summaries (.json) that curves show beside ours.
+    Every override of the command line holds for each row, unless the row sets the same key. A row that cannot be played
+    says what it needs; samples that fail make the command exit 1.
+    """
+    known = GlobalHydra.instance().config_loader().get_group_options("table")
+    overrides = HydraConfig.get().overrides
+    places = [each for each in overrides.hydra if each.startswith("hydra.searchpath")]
+    given = [str(each) for each in (*places, *overrides.task) if not each.startswith("table=")]
+    others = read_references(references)
+    failed = 0
+    for each in bar([option for option in known if option != "all"] if name == "all" else [name], "tables"):
+        failed += make(each, given, Path(reports, "tables", each), others)
+    if failed:
+        sys.exit(f"{failed} samples failed; their records say why, the next run tries them again")
+
+
+def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> int:
+    """Play and render one table; returns how many samples failed."""
+    named = [*given, f"table={name}"]
+    about = hydra.compose("config", named).table
+    filled = [fill(row, about.columns, [*about.get("settings", ()), *named]) for row in about.rows]
+    rows = [row for row, _ in filled]
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table(
+        name,
+        about.paper,
+        about.data,
+        about.about,
+        " ".join(["uv run run.py", *(each for each in named if not each.startswith(("results=", "reports=")))]),
+        called([config for _, config in filled if config]),
+        [column(label, choices) for label, choices in about.columns.items()],
+        rows,
+        about.get("against", ""),
+        [picture for figure in about.get("figures", ()) for picture in draw(figure, filled, folder, references)],
+    )
+    papers.render(table, folder)
+    return sum(each.entries[0].failed for row in rows for each in row.boards if each)
+
+
+def column(label: str, choices: Mapping[str, Any]) -> Column:
+    """A column as a table's YAML has it."""
+    unit = choices.get("unit", 1)
+    digits = choices.get("digits", 1 if unit == 100 else 3)
+    return Column(label, choices.get("ours", label), unit, digits, choices.get("score", ""), choices.get("metric"))
+
+
+def fill(row: DictConfig, columns: DictConfig, overrides: Sequence[str]) -> Filled:
+    """A row with what was played for it, or with the reason why nothing was."""
+    printed = row.get("paper")
+    paper = [None] * len(columns) if printed is None else list(printed)
+    if len(paper) != len(columns):
+        raise BadInput(f"table row {row.row}: {len(paper)} published values for {len(columns)} columns")
+    nothing = Row(row.row, paper, [None] * len(columns), [None] * len(columns))
+    if "settings" not in row:
+        return Filled(replace(nothing, needs=row.get("needs", "")), None)
+    boards: list[Board | None] = []
+    numbers: list[float | None] = []
+    played: dict[tuple[str, ...], Board] = {}
+    try:
+        config = choose([*overrides, *row.settings])
+        for label, choices in columns.items():
+            own = tuple(choices.get("settings", ()))
+            mine = config if not own else choose([*overrides, *row.settings, *own])
+            if "score" in choices and own not in played:
+                played[own] = play(row, mine, [*overrides, *row.settings, *own])
+            boards.append(played.get(own) if "score" in choices else None)
+            numbers.append(call(mine.table.columns[label]) if "_target_" in choices else None)
+    except BadInput as refusal:
+        return Filled(replace(nothing, needs=str(refusal)), None)
+    return Filled(replace(nothing, boards=boards, figures=numbers), config)
+
+
+def choose(overrides: Sequence[str]) -> DictConfig:
+    """What the command line would stand for with these overrides."""
+    config = hydra.compose("config", list(overrides))
+    for group in ("method", "dataset", "protocol", "clock"):
+        OmegaConf.resolve(config[group])
+    return config
+
+
+def call(column: DictConfig) -> float:
+    """What a column's function says of the row."""
+    OmegaConf.resolve(column)
+    return float(instantiate(without(column, PRINTED), _recursive_=False))
+
+
+def play(row: DictConfig, config: DictConfig, overrides: Sequence[str]) -> Board:
+    """The board of one entry, the row's, with every sample played. Raises BadInput for what cannot be."""
+    if "trained" in row and config.weights == "tiny":
+        found = trained(row.trained, config)
+    elif "needs" in row:
+        raise BadInput(row.needs)
+    else:
+        runs = Path(config.results, "runs")
+        choices = (config.method, config.dataset, config.protocol, config.clock, config.shard, runs)
+        found = [records.read(path) for path in play_missing(*choices, recompute=False, given=overrides)]
+    of_row = board(found)
+    return replace(of_row, entries=[replace(of_row.entries[0], label=row.row)])
+
+
+def trained(variant: str, config: DictConfig) -> list[Record]:
+    """The kept records of a trained variant, on the samples and by the rules of `config`.
+
+    Raises BadInput if there are none.
+    """
+    folder = Path(config.results, "ablations", variant)
+    choices = (config.dataset, config.protocol, config.clock)
+    untrained = OmegaConf.create({**config.method, "weights": "random"})
+    wanted = rules(entry_of(untrained, *choices))
+    samples = {
+        (sequence.name, index, sequence.manifest)
+        for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
+        for index in sequence.scribbles
+    }
+    kept = [records.read(path) for path in sorted(folder.glob("**/*.parquet"))]
+    found = [
+        record
+        for record in kept
+        if tuple(record.key.sample[key] for key in ("sequence", "scribble_idx", "manifest")) in samples
+        and rules(record.key.entry) == wanted
+    ]
+    if not found:
+        raise BadInput(f"its own training: {folder} has no records of it by these rules")
+    return found
+
+
+def rules(entry: Mapping[str, Any]) -> str:
+    """What of a record's entry must agree for it to be one of a variant's: all but weights, data and code."""
+    method = {key: value for key, value in entry["method"].items() if key not in ("weights", "device")}
+    return canonical([method, entry["protocol"], entry["clock"]])
+
+
+def called(configs: Iterable[DictConfig]) -> str:
+    """What ours are called: the weights and the dataset that the command line chose."""
+    names = {f"{Path(str(config.weights)).stem}, {config.dataset.name}" for config in configs}
+    return " / ".join(sorted(names)) or "ours"
+
+
+def draw(figure: str | DictConfig, filled: Sequence[Filled], folder: Path, references: Mapping[str, Any]) -> list[Path]:
+    """A figure of the rows that were played: one of `harness.report.figures`, or for each row what a method shows."""
+    played = [(row.board, config) for row, config in filled if config and row.board and row.board.entries[0].summary]
+    if not played:
+        return []
+    if not isinstance(figure, str):
+        return [path for board, config in played for path in show(figure, board, config, folder)]
+    first = played[0][0]
+    if len({canonical([each.title, each.dataset]) for each, _ in played}) > 1:
+        raise BadInput(f"figure {figure}: its rows have several datasets, protocols or clocks; give them one")
+    others = [reference(label, given, first) for label, given in references.items()]
+    entries = [each.entries[0] for each, _ in played] + [other for other in others if other]
+    drawn: list[Path] = getattr(figures, figure)(replace(first, entries=entries), folder)
+    return drawn
+
+
+def show(figure: DictConfig, board: Board, config: DictConfig, folder: Path) -> list[Path]:
+    """What a method shows of the sample of median final score, which it plays again from its record.
+
+    The frame it shows is the one farthest from any that was annotated.
+    """
+    record = records.read(figures.median_sample(board.entries[0]), content=True)
+    name = record.key.sample["sequence"]
+    sequences = sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
+    sequence = next(each for each in sequences if each.name == name)
+    clip = Clip(name, sequence.read_frames(), sequence.num_objects)
+    rounds = [records.scribbles_of(record, i) for i in sorted(record.rows["interaction"].unique())]
+    method = build_method(config.method, build(config.protocol, name=config.protocol.name))
+    far = max(range(len(clip.frames)), key=lambda t: min(abs(t - frame) for frame, _ in rounds))
+    return figures.save(instantiate(figure)(method, clip, rounds, far), folder / name)
