@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import bresenham
@@ -118,11 +119,13 @@ class Sample:
     def play(self, a: int, strokes: Sequence[Stroke]) -> None:
         """One round: strokes on frame a, all there have been on it."""
         last = self.labels[a] if self.memory else None
-        planes = pad(torch.from_numpy(annotation_planes(strokes, last, self.p.shape[1], self.size)).to(self.device))
-        annotated = self.network.a_net(self.image(a), planes)
+        with record_function("a_net"):
+            planes = pad(torch.from_numpy(annotation_planes(strokes, last, self.p.shape[1], self.size)).to(self.device))
+            annotated = self.network.a_net(self.image(a), planes)
         picture = self.picture(a)
         self.annotated.append(a)
-        self.memory.append(self.network.t_net.remember(picture, planes, annotated))
+        with record_function("memorize"):
+            self.memory.append(self.network.t_net.remember(picture, planes, annotated))
         p = annotated.logits.sigmoid()
         self.store(a, crop(p, self.size))
         for step in (-1, 1):
@@ -135,8 +138,9 @@ class Sample:
         n = (len(self.frames) - 1 - a if step > 0 else a) if b is None else int(0.99 * (b - 1) + 0.5)
         for distance in range(1, n + 1):
             t = a + step * distance
-            target = self.picture(t)
-            p = self.network.t_net(target, picture, p, self.memory).logits.sigmoid()
+            with record_function("t_net"):
+                target = self.picture(t)
+                p = self.network.t_net(target, picture, p, self.memory).logits.sigmoid()
             picture = target
             self.store(t, superpose(crop(p, self.size), self.p[t].to(self.device), distance, b))
 
@@ -146,6 +150,7 @@ class Sample:
         best, label = p.max(dim=0)
         self.labels[t] = ((label + 1) * (best > THRESHOLD)).cpu().numpy()
 
+    @record_function("encode")
     def picture(self, t: int) -> Picture:
         """The encoded frame."""
         if t in self.pictures:

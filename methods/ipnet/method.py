@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
@@ -109,6 +110,7 @@ class Sample:
         self.current: Tensor
         self.older: Tensor | None = None
 
+    @record_function("interaction")
     def annotate(self, frame: int, strokes: Sequence[Stroke]) -> None:
         """Segment a frame by the strokes of this round on it and its probabilities so far, which are replaced.
 
@@ -133,8 +135,9 @@ class Sample:
             frames = [target + side * distance for side in sides]
             previous = torch.stack([self.p[t] for t in frames]).to(self.device)
             neighbour = torch.cat([newest[side] for side in sides])
-            images, references = self.images(frames), reference.repeat(len(sides), 1, 1, 1)
-            p = self.network.propagation(images, previous.flatten(0, 1), neighbour, references).p
+            with record_function("propagation"):
+                images, references = self.images(frames), reference.repeat(len(sides), 1, 1, 1)
+                p = self.network.propagation(images, previous.flatten(0, 1), neighbour, references).p
             for side, t, current, last_round in zip(sides, frames, merge(p.view_as(previous)), previous, strict=True):
                 newest[side] = current  # as propagated, not as fused
                 w = weight(t, target, before if side < 0 else after) if self.options.fusion == "linear" else 1.0

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
@@ -135,6 +136,7 @@ class Sample:
         self.certain: list[tuple[int, KeyValue]] = []
         self.queries: dict[int, Query] = {}
 
+    @record_function("s2m")
     def interaction_to_mask(self, frame: int, strokes: Sequence[Stroke]) -> Tensor:
         """The mask of a frame by strokes on its current mask (Section 3.2): (N+1)×H×W in {0, 1}, but for ties."""
         existing = self.labels[frame] == torch.arange(1, self.num_objects + 1, device=self.device)[:, None, None]
@@ -173,16 +175,19 @@ class Sample:
         memory = [entry for _, entry in self.certain]
         temporary: list[KeyValue] = []
         for t in frames:
-            query = self.query(t)
-            key, value = (torch.stack(parts, dim=2) for parts in zip(*memory, *temporary, strict=True))
-            logits = self.network.propagation.segment(query, KeyValue(key, value), self.options.top_k)
-            current = aggregate(logits.sigmoid())  # M^{r'}
-            if t != frames[-1]:
-                entry = self.memorize(t, current)  # as propagated, not as fused
-                due = (t - t_r) % self.options.mem_every == 0
-                memory, temporary = ([*memory, entry], []) if due else (memory, [entry])
+            with record_function("propagation"):
+                query = self.query(t)
+                key, value = (torch.stack(parts, dim=2) for parts in zip(*memory, *temporary, strict=True))
+                with record_function("segment"):
+                    logits = self.network.propagation.segment(query, KeyValue(key, value), self.options.top_k)
+                current = aggregate(logits.sigmoid())  # M^{r'}
+                if t != frames[-1]:
+                    entry = self.memorize(t, current)  # as propagated, not as fused
+                    due = (t - t_r) % self.options.mem_every == 0
+                    memory, temporary = ([*memory, entry], []) if due else (memory, [entry])
             self.p[t] = current if t_c is None else self.fuse(t, t_r, t_c, current, difference, query)
 
+    @record_function("fusion")
     def fuse(self, t_i: int, t_r: int, t_c: int, current: Tensor, difference: Tensor, query: Query) -> Tensor:
         """M^{r'} and M^{r−1} of a frame between t^r and t^c into M^r, all (N+1)×H×W (Section 3.4)."""
         rule = self.options.fusion
@@ -198,10 +203,12 @@ class Sample:
             aligned = torch.zeros_like(difference)
         return aggregate(self.network.fusion(self.image(t_i), previous[1:], current[1:], aligned, n_c, n_r).sigmoid())
 
+    @record_function("memorize")
     def memorize(self, t: int, mask: Tensor) -> KeyValue:
         """The memory entry of a frame with its mask, (N+1)×H×W."""
         return self.network.propagation.memorize(self.image(t), mask[1:])
 
+    @record_function("encode")
     def query(self, t: int) -> Query:
         """The encoded frame."""
         if t in self.queries:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
@@ -89,11 +90,13 @@ class Sample:
         self.p = torch.zeros((time, clip.num_objects, height, width), device=shelf)
         self.memory: dict[int, KeyValue] = {}
 
+    @record_function("encode")
     def encode(self, batch: slice) -> Query:
         """Embed the frames of a batch."""
         return self.network.encode(images(self.frames[batch], self.device))
 
     @torch.inference_mode()
+    @record_function("memorize")
     def memorize(self, frame: int, strokes: Sequence[Stroke]) -> None:
         """Write `frame` onto the memory with its current probabilities and the strokes; an old entry of it is replaced.
 
@@ -107,6 +110,7 @@ class Sample:
         self.memory[frame] = self.network.memorize(images(self.frames[frame], self.device), annotation)
 
     @torch.inference_mode()
+    @record_function("segment")
     def segment(self) -> np.ndarray:
         """Segment all frames by the memory: updates p, returns labels, uint8 T×H×W."""
         keys, values = (torch.stack(entries, dim=2) for entries in zip(*self.memory.values(), strict=True))

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from harness.api import VOID, BadInput, Clip, Interaction, Method, Prediction
 from methods.blocks.aggregation import aggregate
@@ -121,10 +122,12 @@ class Sample:
         memory = dict(self.given)
         for t in frames:
             memory = {s: entry for s, entry in memory.items() if self.remembers(s, start, t - frames.step)}
-            key, value = (torch.stack(entries, dim=2) for entries in zip(*memory.values(), strict=True))
-            query = self.network.encode(images(self.clip.frames[t : t + 1], self.device))
-            # The authors aggregate 11 planes; an empty one weighs e^-16 = 1e-7, below every limit, and is left out.
-            p = aggregate(self.network.segment(query, KeyValue(key, value)).softmax(dim=1)[:, 1])
+            with record_function("encode"):
+                query = self.network.encode(images(self.clip.frames[t : t + 1], self.device))
+            with record_function("segment"):
+                key, value = (torch.stack(entries, dim=2) for entries in zip(*memory.values(), strict=True))
+                # The authors aggregate 11 planes; an empty one weighs e^-16 = 1e-7, below every limit, and is left out.
+                p = aggregate(self.network.segment(query, KeyValue(key, value)).softmax(dim=1)[:, 1])
             yield t, p
             if self.rule != "first" and t != frames[-1]:
                 memory[t] = self.memorize(t, p[1:])
@@ -142,6 +145,7 @@ class Sample:
             or (self.rule == "every" and (s - start) % self.mem_every == 0)
         )
 
+    @record_function("memorize")
     def memorize(self, frame: int, p: Tensor) -> KeyValue:
         """The memory entry of a frame and its objects' probabilities, N×H×W."""
         p = p.to(self.device)
