@@ -5,6 +5,7 @@ import math
 import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from harness.api import BadInput, Clip, Method
 from harness.datasets import Sequence
 from harness.isolate import Died, in_children
 from harness.progress import bar
-from harness.protocol import Clock, Protocol
-from harness.provenance import machine, source_digest, weights_of
+from harness.protocol import Clock, Protocol, WallClock
+from harness.provenance import device_used, machine, source_digest, weights_of
 from harness.scribbles import empty
 from harness.session import InvalidPrediction
+from harness.sharing import Stay, stay
 
 log = logging.getLogger(__name__)
 
@@ -150,16 +152,18 @@ def play_samples(
         sequence = sample.sequence
         clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
         records.write_thumbnails(runs, sequence.manifest, clip.frames)
-        rows, status, error = play_sample(player, clip, sample, protocol, clock)
+        rows, status, error, shared = play_sample(player, clip, sample, protocol, clock)
         if status != "complete":
             player.cache_clear()  # who failed starts afresh
-        yield record(sample, runs, provenance, rows, status, error, replace)
+        yield record(sample, runs, provenance | {"shared": shared}, rows, status, error, replace)
 
 
 def play_sample(
     player: Callable[[], Method], clip: Clip, sample: Sample, protocol: Protocol, clock: Clock
-) -> tuple[list[dict[str, Any]], str, str]:
-    """One sample's rows, as far as it went, its status, and the traceback if the method failed."""
+) -> tuple[list[dict[str, Any]], str, str, bool]:
+    """One sample's rows, as far as it went, its status, the traceback if the method failed, and whether its time was
+    taken beside another job on the same device.
+    """
     if protocol.engine == "official":
         from harness.official import play
     else:
@@ -167,14 +171,17 @@ def play_sample(
     sequence = sample.sequence
     scribbles = sequence.scribbles.get(sample.key.sample["scribble_idx"], empty(sequence.name, sequence.num_frames))
     rows: list[dict[str, Any]] = []
+    here = Stay()
     try:
-        for round in play(player(), clip, sequence.read_annotations(), scribbles, protocol, clock):
-            rows += records.rows_of(round, sample.key)
+        method = player()
+        with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
+            for round in play(method, clip, sequence.read_annotations(), scribbles, protocol, clock):
+                rows += records.rows_of(round, sample.key)
     except BadInput:
         raise
     except Exception as error:  # whatever a guest does, the house goes on; the record says what it did
-        return rows, status_of(error), traceback.format_exc()
-    return rows, "complete", ""
+        return rows, status_of(error), traceback.format_exc(), here.shared
+    return rows, "complete", "", here.shared
 
 
 def status_of(error: Exception) -> str:

@@ -163,6 +163,16 @@ def cpu_name() -> str:
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
+def device_used() -> str:
+    """What computes for this process: the UUID of the GPU that it holds memory on, else "cpu"."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            if torch.cuda.memory_reserved(device):
+                return str(torch.cuda.get_device_properties(device).uuid)
+    return "cpu"
+
+
 def gpu_name() -> str:
     """The GPU's name, if a method has used one."""
     torch: Any = sys.modules.get("torch")

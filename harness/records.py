@@ -14,7 +14,9 @@ Unscored frames have null scores. Everything else is JSON in the file's own meta
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +37,7 @@ from harness.session import Round
 from harness.summary import report_columns
 
 METADATA = b"ivosbench"
+STALE = 3600  # seconds after which a temporary file can only be that of a job that was killed
 SCHEMA = pa.schema(
     [
         ("session_id", pa.string()),
@@ -149,6 +152,14 @@ def link_first(temporary: Path, path: Path) -> None:
         return
     finally:
         temporary.unlink()
+
+
+def clear_stale(folder: Path) -> None:
+    """Delete what killed jobs left half-written below `folder`."""
+    for temporary in folder.glob("*/.*.tmp"):
+        with suppress(FileNotFoundError):  # its job has ended, or another one clears too
+            if time.time() - temporary.stat().st_mtime > STALE:
+                temporary.unlink()
 
 
 def rows_of(round: Round, key: Key) -> Iterator[dict[str, Any]]:

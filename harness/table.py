@@ -43,15 +43,17 @@ def tables(name: str, reports: str, references: Sequence[str]) -> None:
     places = [each for each in overrides.hydra if each.startswith("hydra.searchpath")]
     given = [str(each) for each in (*places, *overrides.task) if not each.startswith("table=")]
     others = read_references(references)
-    failed = 0
-    for each in bar([option for option in known if option != "all"] if name == "all" else [name], "tables"):
-        failed += make(each, given, Path(reports, "tables", each), others)
-    if failed:
+    chosen = [option for option in known if option != "all"] if name == "all" else [name]
+    made = [make(each, given, Path(reports, "tables", each), others) for each in bar(chosen, "tables")]
+    if name == "all":
+        papers.write_index(made, Path(reports, "tables"))
+    played = [board for table in made for row in table.rows for board in row.boards if board]
+    if failed := sum(board.entries[0].failed for board in played):
         sys.exit(f"{failed} samples failed; their records say why, the next run tries them again")
 
 
-def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> int:
-    """Play and render one table; returns how many samples failed."""
+def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> Table:
+    """Play and render one table."""
     named = [*given, f"table={name}"]
     about = hydra.compose("config", named).table
     filled = [fill(row, about.columns, [*about.get("settings", ()), *named]) for row in about.rows]
@@ -70,7 +72,7 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
         [picture for figure in about.get("figures", ()) for picture in draw(figure, filled, folder, references)],
     )
     papers.render(table, folder)
-    return sum(each.entries[0].failed for row in rows for each in row.boards if each)
+    return table
 
 
 def column(label: str, choices: Mapping[str, Any]) -> Column:

@@ -41,6 +41,7 @@ class Leaderboard(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         jobs = Path(config.hydra.sweep.dir)
+        records.clear_stale(Path(config.results, "runs"))
         troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
         noted = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
         try:

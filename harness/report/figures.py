@@ -37,13 +37,15 @@ def curves(board: Board, folder: Path) -> list[Path]:
     entries = [entry for entry in board.entries if entry.summary]
     with mpl.rc_context(STYLE):
         figure, (by_time, by_round) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-        last = max((curve(entry, board)[0][-2] for entry in entries), default=0) or 1
+        last = max((curve(entry, board)[0][-2] for entry in entries if not entry.shared), default=0) or 1
         for entry, (colour, line) in zip(entries, styles(entries), strict=True):
             time, score = curve(entry, board)
-            by_time.plot(time[:-1], score[:-1], line, color=colour, marker="o", markersize=3)
-            by_time.plot([time[-2], 1.05 * last], [score[-2]] * 2, ":", color=colour, linewidth=1)
+            if not entry.shared:
+                by_time.plot(time[:-1], score[:-1], line, color=colour, marker="o", markersize=3)
+                by_time.plot([time[-2], 1.05 * last], [score[-2]] * 2, ":", color=colour, linewidth=1)
             by_round.plot(range(1, len(score) - 1), score[1:-1], line, color=colour, marker="o", markersize=3)
-            by_round.lines[-1].set_label(f"{entry.label}{untrained(entry)}: AUC {(entry.summary or {})['auc']:.3f}")
+            told = "times shared" if entry.shared else f"AUC {(entry.summary or {})['auc']:.3f}"
+            by_round.lines[-1].set_label(f"{entry.label}{untrained(entry)}: {told}")
         by_time.set(xlabel=f"time per sample [s], {board.clock} clock", xlim=(0, 1.05 * last))
         by_time.set(ylabel=board.metric, ylim=(0, 1))
         by_round.set(xlabel="round")

@@ -18,6 +18,7 @@ from harness.summary import Metric, Played, played, report_columns, summarize
 
 TOLD = ("scribbles", "commit", "hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance
 NOISE = "≈"
+TIMED = ("auc", "at_threshold", "time_to_90")  # the scores that are none if times were taken beside another job
 METRIC_NAMES = {"J": "J", "F": "F", "J_AND_F": "J&F"}
 
 
@@ -40,6 +41,11 @@ class Entry:
     summary: dict[str, Any] | None = field(repr=False)
     records: list[Record] = field(repr=False, default_factory=list)
     failures: list[Record] = field(repr=False, default_factory=list)
+
+    @property
+    def shared(self) -> bool:
+        """Whether a time of it was taken while another job was on the same device."""
+        return any(record.provenance.get("shared") for record in self.records)
 
     @property
     def slug(self) -> str:
@@ -195,14 +201,15 @@ def label(entries: list[Mapping[str, Any]]) -> list[str]:
 def table(board: Board) -> pd.DataFrame:
     """The leaderboard: scores in 0..1, times in seconds, one row per entry, best AUC first.
 
-    An entry that lacks samples comes last, unranked, with its scores over those it has. NOISE beside a rank: the paired
+    An entry that lacks samples comes last, unranked, with its scores over those it has; so does one whose times were
+    taken on a shared device, without any score that depends on time. NOISE beside a rank: the paired
     difference of its AUC to that of the row above may be none.
     """
-    ranked = sorted(board.entries, key=lambda entry: (entry.samples < board.total, -auc(entry)))
+    ranked = sorted(board.entries, key=lambda entry: (entry.samples < board.total or entry.shared, -auc(entry)))
     rows = []
     for i, entry in enumerate(ranked):
         row: dict[str, Any] = {
-            "rank": "-" if entry.samples < board.total else str(i + 1),
+            "rank": "-" if entry.samples < board.total or entry.shared else str(i + 1),
             "method": entry.label,
             "weights": entry.weights["training"],
             "samples": f"{entry.samples} of {board.total}" if entry.samples or entry.failed else "elsewhere",
@@ -219,6 +226,9 @@ def table(board: Board) -> pd.DataFrame:
             for name, column in scores(board).items():
                 row.setdefault(column, float(statistics.value(whole, name, board.protocol.threshold)))
             row |= speed(entry.rounds) if len(entry.rounds) else {}
+        if entry.shared:
+            untold = (*(scores(board)[name] for name in TIMED), "until [s]", "s/round", "frames/s")
+            row |= dict.fromkeys(untold, np.nan) | {"95 %": ""}
         if i and row["rank"] != "-" and entry.samples and paired(entry, ranked[i - 1], board, "auc").noise:
             row["rank"] += f" {NOISE}"
         rows.append(row)
@@ -249,6 +259,8 @@ def intervals(board: Board) -> pd.DataFrame:
     for entry in (entry for entry in board.entries if entry.samples):
         mine = outcome(entry, board.protocol)
         for name, column in scores(board).items():
+            if entry.shared and name in TIMED:
+                continue
             value = statistics.score(mine, name, board.protocol.threshold)
             low, high = statistics.interval(mine, name, board.protocol.threshold)
             lines.append({"method": entry.label, "score": column, "value": value, "low": low, "high": high})
@@ -260,6 +272,8 @@ def differences(board: Board) -> pd.DataFrame:
     lines = []
     for one, other in combinations([entry for entry in board.entries if entry.samples], 2):
         for name in ("auc", "at_threshold", "round_auc"):
+            if (one.shared or other.shared) and name in TIMED:
+                continue
             found = paired(one, other, board, name)
             lines.append(
                 {"method": one.label, "minus": other.label, "score": scores(board)[name], **asdict(found)}
@@ -296,6 +310,12 @@ def notes(board: Board) -> list[str]:
         f"dataset: {canonical(board.dataset)}",
         f"protocol: {canonical(protocol)}",
         f"clock: {board.clock}",
+        *(
+            f"times shared: {e.label} ran beside another job on the same device; no AUC over time; "
+            "for one, run it alone with recompute=true"
+            for e in board.entries
+            if e.shared
+        ),
         *(f"weights of {e.label}: {', '.join(filter(None, e.weights.values()))}" for e in board.entries),
         *(f"{key}: {'; '.join(values)}" for key, values in board.provenance.items()),
     ]

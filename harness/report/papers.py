@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.report.leaderboard import NOISE, Board, by_object_and_frame, notes, outcome, speed
+from harness.report.leaderboard import NOISE, TIMED, Board, by_object_and_frame, notes, outcome, speed
 from harness.report.tables import latex, markdown, show
 from harness.statistics import difference, interval, score
 
 INTERVALS = (
     "in brackets: 95 % bootstrap intervals over sequences, each with all its scribbles; too narrow for less than 15"
 )
+OF_ROWS = ("weights", "times shared")  # the notes that name a row
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
     if board is None or board.entries[0].summary is None:
         return None
     entry = board.entries[0]
+    if entry.shared and column.score in (*TIMED, "s/frame"):
+        return None
     if column.score == "s/frame":
         return Cell(1 / speed(entry.rounds)["frames/s"])
     if column.score.startswith("percentile "):
@@ -137,6 +140,20 @@ def render(table: Table, folder: Path) -> None:
     text = f"# {table.paper}\n\n{table.about}\n\n{markdown(flat, numbers=False)}\n\n{pictures}{told}\n"
     (folder / "table.md").write_text(text)
     show(f"{table.paper} ({table.name})", flat)
+
+
+def write_index(tables: Sequence[Table], folder: Path) -> None:
+    """List tables that were rendered below `folder` in its index.md: what each shows, and how much of it is ours."""
+    lines = [
+        {
+            "": f"[{table.paper}]({table.name}/table.md)",
+            "shows": table.about,
+            "rows of ours": sum(bool(row.board) for row in table.rows),
+            "not played": sum(bool(row.needs) for row in table.rows),
+        }
+        for table in tables
+    ]
+    (folder / "index.md").write_text(f"# The papers' tables and figures\n\n{markdown(pd.DataFrame(lines))}\n")
 
 
 def wide(table: Table, found: list[list[Cell | None]]) -> pd.DataFrame:
@@ -202,8 +219,8 @@ def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
         told.append(f"{NOISE}: the paired difference to {table.against} has 0 in its 95 % interval")
     played = {board.title: board for row in table.rows for board in row.boards if board}
     for row in table.rows:
-        told += [line for board in filter(None, row.boards) for line in notes(board) if line.startswith("weights")]
+        told += [line for board in filter(None, row.boards) for line in notes(board) if line.startswith(OF_ROWS)]
     for title, board in played.items():
-        about = [f"    - {line}" for line in notes(board) if not line.startswith("weights")]
+        about = [f"    - {line}" for line in notes(board) if not line.startswith(OF_ROWS)]
         told.append("\n".join([f"played on {title}", *about]))
     return list(dict.fromkeys(told))

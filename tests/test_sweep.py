@@ -1,0 +1,116 @@
+"""Sweeps: jobs side by side on one results folder, and on one device."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Barrier, Thread
+
+import pytest
+
+from harness.sharing import Stay, stay
+from tests.test_main_job import SMALL, recorded, run, table
+from tests.test_records import write
+
+
+def said(folder: Path) -> list[str]:
+    """What the jobs of the last submitit sweep said."""
+    sweep = max((folder / "results" / "jobs").iterdir())
+    return [line for log in sorted(sweep.glob("submitit/*/*.err")) for line in log.read_text().splitlines()]
+
+
+def test_jobs_in_other_processes_resume_and_end_with_the_same_table(tmp_path: Path) -> None:
+    """A sharded submitit sweep that finds half of its records plays the other half and ends like one plain job."""
+    options = (*SMALL, "method=grabcut")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, *options).returncode == 0
+    assert run(parts, *options, "shard=0/2").returncode == 0
+    found = recorded(parts)
+    assert len(found) == 1
+
+    swept = run(parts, *options, "shard=0/2,1/2", "hydra/launcher=submitit")
+    assert swept.returncode == 0, swept.stderr
+    assert sorted(line for line in said(parts) if "played" in line) == [
+        "grabcut on synthetic: 0 samples played, 1 recorded before",
+        "grabcut on synthetic: 1 samples played, 0 recorded before",
+    ]
+    assert recorded(parts).keys() == recorded(whole).keys()
+    assert found.items() <= recorded(parts).items()
+    assert table(parts) == table(whole)
+
+
+def test_of_jobs_that_write_one_record_at_once_one_wins(tmp_path: Path) -> None:
+    """Processes that end the same sample at the same moment leave one whole record and nothing else."""
+    fork = multiprocessing.get_context("fork")
+    together = fork.Barrier(3)
+
+    def write_all() -> None:
+        for index in range(1, 9):
+            together.wait()
+            write(tmp_path, index=index)
+
+    writers = [fork.Process(target=write_all) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    left = sorted((tmp_path / "m").iterdir())
+    before = [path.stat().st_ino for path in left]
+    assert left == sorted(write(tmp_path, index=index) for index in range(1, 9))
+    assert before == [path.stat().st_ino for path in left]
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device of which no other job knows."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return "cpu"
+
+
+@pytest.mark.parametrize("order", ["A+ A- B+ B-", "A+ B+ A- B-", "A+ B+ B- A-"])
+def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
+    """Times taken beside another job must be marked on both, also when the other came and went in between."""
+    stays = {"A": stay(device), "B": stay(device)}
+    told = {}
+    for event in order.split():
+        name = event[0]
+        if event.endswith("+"):
+            told[name] = stays[name].__enter__()
+        else:
+            stays[name].__exit__(None, None, None)
+    overlap = order != "A+ A- B+ B-"
+    assert [told["A"].shared, told["B"].shared] == [overlap, overlap]
+
+
+def test_other_devices_and_the_killed_do_not_count(device: str) -> None:
+    """A job that was killed must not spoil the times of all that come after it."""
+    program = "import os; from harness.sharing import stay; stay('cpu').__enter__(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": tempfile.gettempdir()})
+    assert killed.returncode == -9
+    with stay("cuda") as other, stay(device) as mine:
+        pass
+    assert not other.shared
+    assert not mine.shared
+
+
+def test_of_those_who_start_together_none_is_alone(device: str) -> None:
+    """Two jobs that begin at the same moment are both marked, whoever is first."""
+    for _ in range(50):
+        began = Barrier(2)
+        told: list[Stay] = []
+
+        def job(began: Barrier = began, told: list[Stay] = told) -> None:
+            began.wait()
+            with stay(device) as mine:
+                began.wait()
+            told.append(mine)
+
+        jobs = [Thread(target=job) for _ in range(2)]
+        for thread in jobs:
+            thread.start()
+        for thread in jobs:
+            thread.join()
+        assert [mine.shared for mine in told] == [True, True]
