@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -40,6 +41,7 @@ class Leaderboard(Callback):
     """Ends a sweep with the leaderboard of the records its jobs noted. A refusal or a failed sample makes it exit 1."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        configure_log(config.hydra.job_logging)  # Hydra silences every logger once the jobs are done
         jobs = Path(config.hydra.sweep.dir)
         records.clear_stale(Path(config.results, "runs"))
         troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
