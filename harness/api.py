@@ -16,6 +16,9 @@ VOID = 255
 class BadInput(Exception):
     """What the user gave cannot be used. The message is one line: the file, the value, the remedy."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from harness import records
 from harness.api import BadInput, Clip, Method
-from harness.datasets import Sequence
+from harness.datasets import Sequence, plain
 from harness.isolate import Died, in_children
 from harness.progress import bar
 from harness.protocol import Clock, Protocol, WallClock
@@ -99,6 +99,7 @@ def play_missing(
     """
     if "name" not in method:
         raise BadInput(f"{method._target_}: its YAML file has no `name`; add one")
+    plain(str(method.name), f"{method._target_}: method name")
     for name, limit, unit in (("timeout", timeout, "seconds"), ("memory", memory, "GiB")):
         if limit is not None and not (isinstance(limit, int | float) and 0 < limit < math.inf):
             raise BadInput(f"{name}={limit}: wanted a number of {unit} above 0, or null")

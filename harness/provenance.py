@@ -68,8 +68,8 @@ def training_of(weights: Path) -> str:
     """Whose training a safetensors file says it holds."""
     try:
         with safe_open(weights, framework="numpy") as file:
-            return (file.metadata() or {}).get("training", "the file does not say whose")
-    except SafetensorError as error:
+            return " ".join((file.metadata() or {}).get("training", "the file does not say whose").split())
+    except (SafetensorError, OSError) as error:
         raise BadInput(f"{weights}: not a safetensors file ({error}); give weights=random, official or one") from error
 
 

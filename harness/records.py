@@ -192,12 +192,16 @@ def read(path: Path, *, content: bool = False) -> Record:
     """Read a record; `content` includes scribbles and masks."""
     columns = None if content else [*report_columns, "annotated_frame"]
     try:
-        table = pq.read_table(path, columns=columns)
-        about = json.loads(table.schema.metadata[METADATA])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        schema = pq.read_schema(path)
+        about = json.loads(schema.metadata[METADATA])
+        key = Key(about["sample"], about["entry"])
+        name = f"{key.sample['sequence']}-{key.sample['scribble_idx']}-{key.digest}"
+        if not schema.equals(SCHEMA) or path.name.removesuffix(".parquet").removesuffix(".failed") != name:
+            raise ValueError("not as it was written")
+        told = about["status"], about["error"], about["clip"], about["provenance"]
+        return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas())
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(f"{path}: not a record of ours ({type(error).__name__}); delete it and run again") from error
-    key = Key(about["sample"], about["entry"])
-    return Record(path, key, about["status"], about["error"], about["clip"], about["provenance"], table.to_pandas())
 
 
 def masks_of(record: Record, interaction: int) -> np.ndarray:

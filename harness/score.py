@@ -72,6 +72,8 @@ def statistics(values: np.ndarray) -> dict[str, float]:
 
 def find(masks: Path, sequence: Sequence) -> list[Path]:
     """The mask file of every frame, in order; they are numbered as in DAVIS, from 00000.png."""
+    if sequence.num_frames < 3:
+        raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which none is scored; leave it out")
     files = [masks / sequence.name / f"{t:05d}.png" for t in range(sequence.num_frames)]
     if missing := [file for file in files if not file.is_file()]:
         raise BadInput(f"{missing[0]}: missing; masks=<folder> wants <sequence>/00000.png to {files[-1].name}")

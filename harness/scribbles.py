@@ -5,15 +5,19 @@ The file format and the drawing rules are those of davisinteractive 1.0.4 (Caell
 
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.api import BadInput, Scribbles, Stroke
+from harness.api import VOID, BadInput, Scribbles, Stroke
+from harness.datasets import content
 
 MAX_BEZIER_POINTS = 1000  # the official curve never has more, whatever is asked for
+MAX_BYTES = 2**22  # of a file; people's have ten thousand
+MAX_POINTS = 10_000  # of a stroke; people's have hundreds
 
 
 def empty(sequence: str, num_frames: int) -> Scribbles:
@@ -37,9 +41,7 @@ def fuse(a: Scribbles, b: Scribbles) -> Scribbles:
 def read(path: Path, sequence: str, num_frames: int) -> Scribbles:
     """Read an official scribble file of a sequence with `num_frames` frames. Raises BadInput on any defect."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}; check the path") from error
+        data = json.loads(content(path, MAX_BYTES))
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({' '.join(str(error).split())}); get the file again") from error
     if reason := defect(data, sequence, num_frames):
@@ -55,7 +57,7 @@ def defect(data: Any, sequence: str, num_frames: int) -> str | None:
         if key not in data:
             return f"key {key} is missing; add it"
     if data["sequence"] != sequence:
-        return f"sequence is {data['sequence']!r}; wanted {sequence!r}, is it another sequence's file?"
+        return f"sequence is {reprlib.repr(data['sequence'])}; wanted {sequence!r}, is it another sequence's file?"
     frames = data["scribbles"]
     if not isinstance(frames, list) or not all(isinstance(strokes, list) for strokes in frames):
         return "scribbles is not a list of lists; give one list of strokes per frame"
@@ -75,18 +77,20 @@ def stroke_defect(stroke: Any) -> str | None:
     for key in ("path", "object_id", "start_time", "end_time"):
         if key not in stroke:
             return f"key {key} is missing; add it"
-    if type(stroke["object_id"]) is not int or stroke["object_id"] < 0:
-        return f"object_id is {stroke['object_id']!r}; wanted 0 (background) or an object's number"
+    if type(stroke["object_id"]) is not int or not 0 <= stroke["object_id"] < VOID:
+        return f"object_id is {reprlib.repr(stroke['object_id'])}; wanted 0 (background) or an object's number"
     for key in ("start_time", "end_time"):
         if not is_number(stroke[key]):
-            return f"{key} is {stroke[key]!r}; wanted a finite number"
+            return f"{key} is {reprlib.repr(stroke[key])}; wanted a finite number"
     if not isinstance(stroke["path"], list) or not stroke["path"]:
         return "path is empty or not a list; give at least one [x, y] or remove the stroke"
+    if len(stroke["path"]) > MAX_POINTS:
+        return f"path has {len(stroke['path'])} points; give at most {MAX_POINTS}"
     for point in stroke["path"]:
         if not isinstance(point, list) or len(point) != 2 or not all(map(is_number, point)):
-            return f"point {point!r}; wanted [x, y], two finite numbers"
+            return f"point {reprlib.repr(point)}; wanted [x, y], two finite numbers"
         if not all(0 <= value <= 1 for value in point):
-            return f"point {point!r} is outside the frame; divide x by the width and y by the height"
+            return f"point {reprlib.repr(point)} is outside the frame; divide x by the width and y by the height"
     return None
 
 

@@ -93,19 +93,28 @@ def fill(row: DictConfig, columns: DictConfig, overrides: Sequence[str]) -> Fill
         return Filled(replace(nothing, needs=row.get("needs", "")), None)
     boards: list[Board | None] = []
     numbers: list[float | None] = []
-    played: dict[tuple[str, ...], Board] = {}
-    try:
-        config = choose([*overrides, *row.settings])
-        for label, choices in columns.items():
-            own = tuple(choices.get("settings", ()))
-            mine = config if not own else choose([*overrides, *row.settings, *own])
-            if "score" in choices and own not in played:
-                played[own] = play(row, mine, [*overrides, *row.settings, *own])
-            boards.append(played.get(own) if "score" in choices else None)
-            numbers.append(call(mine.table.columns[label]) if "_target_" in choices else None)
-    except BadInput as refusal:
-        return Filled(replace(nothing, needs=str(refusal)), None)
-    return Filled(replace(nothing, boards=boards, figures=numbers), config)
+    refusals: list[str] = []
+    played: dict[tuple[str, ...], Board | None] = {}
+    config = choose([*overrides, *row.settings])
+    for label, choices in columns.items():
+        own = tuple(choices.get("settings", ()))
+        of_row = [*overrides, *row.settings, *own]
+        mine = choose(of_row) if own else config
+        board, number = None, None
+        try:
+            if "score" in choices:
+                if own not in played:
+                    played[own] = None
+                    played[own] = play(row, mine, of_row)
+                board = played[own]
+            elif "_target_" in choices:
+                number = call(mine.table.columns[label])
+        except BadInput as refusal:
+            refusals.append(str(refusal))
+        boards.append(board)
+        numbers.append(number)
+    needs = "; ".join(dict.fromkeys(refusals))
+    return Filled(replace(nothing, boards=boards, figures=numbers, needs=needs), config)
 
 
 def choose(overrides: Sequence[str]) -> DictConfig:

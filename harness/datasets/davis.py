@@ -15,7 +15,17 @@ from typing import Literal
 
 from harness import scribbles as scribble_files
 from harness.api import BadInput, Scribbles
-from harness.datasets import Sequence, choose, digest_of, inspect, read_annotations, read_frames
+from harness.datasets import (
+    Sequence,
+    choose,
+    content,
+    digest_of,
+    inspect,
+    plain,
+    read_annotations,
+    read_frames,
+    root_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +65,12 @@ def load(
     Frames and objects come from the files and must be the official ones; sequences DAVIS does not have are welcome.
     Raises BadInput for anything that would keep a sequence from being played and scored.
     """
-    folder = Path(root).expanduser()
+    folder = root_folder(root)
+    subset, resolution = plain(str(subset), "dataset.subset"), plain(str(resolution), "dataset.resolution")
     if year not in (2016, 2017):
-        raise BadInput(f"dataset.year={year}: choose 2016 (one object) or 2017 (several)")
+        raise BadInput(f"dataset.year={year!r}: choose 2016 (one object) or 2017 (several)")
     if without_scribbles not in ("skip", "refuse", "keep"):
-        raise BadInput(f"dataset.without_scribbles={without_scribbles}: choose skip, refuse or keep")
+        raise BadInput(f"dataset.without_scribbles={without_scribbles!r}: choose skip, refuse or keep")
     if not folder.is_dir():
         raise BadInput(
             f"{root}: no such folder; get it with 'uv run run.py task=data dataset=davis{year} dataset.root={root}' "
@@ -82,7 +93,7 @@ def listed(root: Path, year: int, subset: str, resolution: str) -> list[str]:
         path = by_frame
     if not path.is_file():
         raise BadInput(f"{path}: missing; choose another dataset.subset or list the sequences there, one per line")
-    entries = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    entries = [line.split()[0] for line in content(path).decode(errors="replace").splitlines() if line.strip()]
     return list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
 
 
@@ -93,7 +104,7 @@ def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: 
     size, num_objects, digests = inspect(frames, annotations, merge=merge)
     check_official(name, year, resolution, Facts(len(annotations), num_objects, f"{size[1]}x{size[0]}"))
     paths = sorted((root / "Scribbles" / name).glob("[0-9][0-9][0-9].json"))
-    digests += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+    digests += [f"{path.name} {hashlib.sha256(content(path)).hexdigest()}" for path in paths]
     return Sequence(
         name=name,
         num_frames=len(annotations),

@@ -1,8 +1,11 @@
 """Fetch and unpack the official archives of a dataset: `uv run run.py task=data dataset=davis2017`."""
 
 import logging
+import lzma
+import reprlib
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,11 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from harness.api import BadInput
+from harness.datasets import one_line, root_folder
 
 log = logging.getLogger(__name__)
 
 TOP_FOLDER = "DAVIS"  # what the archives hold everything in; our root takes its place
 CHUNK = 2**20
+# What zipfile makes of a damaged archive; RuntimeError: a member is encrypted or packed in a way it does not know.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
+MAX_RATIO = 100  # of unpacked to packed; text packs to a tenth, pictures hardly
 
 
 class Bar:
@@ -55,7 +62,7 @@ def fetch(root: str | None, archives: Sequence[Mapping[str, str | None]]) -> Non
     """
     if root is None or not archives:
         raise BadInput("task=data: this dataset has no archives to fetch; choose dataset=davis2017 or davis2016")
-    folder = Path(root).expanduser()
+    folder = root_folder(root)
     pooch.get_logger().setLevel(logging.WARNING)
     for archive in archives:
         path = download(str(archive["url"]), archive.get("sha256"), folder.parent / "archives")
@@ -83,11 +90,18 @@ def download(url: str, sha256: str | None, folder: Path) -> Path:
 
 
 def unpack(archive: Path, root: Path) -> int:
-    """Unpack a zip into `root`, without its top folder; gives the number of files that were not there yet."""
+    """Unpack a zip into `root`, without its top folder; gives the number of files that were not there yet.
+
+    Links in it become plain files. Raises BadInput, before anything is written, if a member would land outside `root`
+    or all of them would take MAX_RATIO times the archive; and if a member is damaged.
+    """
     count = 0
     try:
         with zipfile.ZipFile(archive) as source:
             members = [(member, destination(member, archive, root)) for member in source.infolist()]
+            size = sum(member.file_size for member, _ in members)
+            if size > MAX_RATIO * archive.stat().st_size:
+                raise BadInput(f"{archive}: would unpack to {size} bytes, too many for its size; get it elsewhere")
             for member, path in members:
                 if member.is_dir() or (path.is_file() and path.stat().st_size == member.file_size):
                     continue
@@ -97,8 +111,10 @@ def unpack(archive: Path, root: Path) -> int:
                     shutil.copyfileobj(packed, unpacked, CHUNK)
                 partial.replace(path)
                 count += 1
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"{archive}: damaged ({error}); delete it and run this again") from error
+    except DAMAGE as error:
+        raise BadInput(f"{archive}: damaged ({one_line(error)}); delete it and run this again") from error
+    except OSError as error:
+        raise BadInput(f"{archive}: cannot be unpacked ({one_line(error)}); see to {root} and its disk") from error
     return count
 
 
@@ -106,6 +122,9 @@ def destination(member: zipfile.ZipInfo, archive: Path, root: Path) -> Path:
     """Where a member of an archive goes, or BadInput if that is not within `root`."""
     name = PurePosixPath(member.filename)
     path = root / (name.relative_to(TOP_FOLDER) if name.parts[:1] == (TOP_FOLDER,) else name)
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise BadInput(f"{archive}: member {member.filename} would land outside {root}; get the archive elsewhere")
+    inside = path.resolve().is_relative_to(root.resolve()) and (path != root or member.filename.endswith("/"))
+    if not inside or not member.filename.isprintable():
+        raise BadInput(
+            f"{archive}: member {reprlib.repr(member.filename)} would land outside {root}; get the archive elsewhere"
+        )
     return path

@@ -19,6 +19,7 @@ from harness.datasets import (
     read_frames,
     read_labels,
     robot_scribbles,
+    root_folder,
 )
 from harness.scribbles import to_json
 
@@ -35,7 +36,9 @@ def load(
     first_frame: where the first scribble goes: an index, "first", "middle", or "random", which `seed` decides.
     Raises BadInput for anything that would keep a clip from being played and scored.
     """
-    folder = Path(root).expanduser()
+    folder = root_folder(root)
+    if type(seed) is not int or seed < 0:
+        raise BadInput(f"dataset.seed={seed!r}: wanted 0 or more")
     for part in (folder / "frames", folder / "masks"):
         if not part.is_dir():
             raise BadInput(f"{part}: no such folder; dataset.root wants frames/<clip>/*.jpg and masks/<clip>/*.png")
@@ -75,10 +78,11 @@ def load_clip(root: Path, name: str, first_frame: int | str, seed: int) -> Seque
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:
-    """Sorted by name, numbers by value: frame2 before frame10."""
+    """Sorted by name, numbers by value: frame2 before frame10; 01 before 1."""
 
-    def key(path: Path) -> list[int | str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", path.stem)]
+    def key(path: Path) -> tuple[list[int | str], str]:
+        parts = re.split(r"([0-9]+)", path.stem)  # the odd ones are the numbers
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.stem
 
     return sorted(paths, key=key)
 
@@ -90,6 +94,6 @@ def index_of(name: str, first_frame: int | str, num_frames: int, seed: int) -> i
     frame = {"first": 0, "middle": num_frames // 2}.get(str(first_frame), first_frame)
     if not isinstance(frame, int) or not 0 <= frame < num_frames:
         raise BadInput(
-            f"{name}: dataset.first_frame={first_frame}; choose 0..{num_frames - 1}, first, middle or random"
+            f"{name}: dataset.first_frame={first_frame!r}; choose 0..{num_frames - 1}, first, middle or random"
         )
     return frame

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -78,13 +78,14 @@ def report(results: str, reports: str, references: list[str], csv: bool, masks: 
     render(found, Path(results), Path(reports), read_references(references), csv, masks)
 
 
-def read_references(paths: Iterable[str]) -> dict[str, pd.DataFrame | dict[str, Any]]:
+def read_references(paths: Sequence[str]) -> dict[str, pd.DataFrame | dict[str, Any]]:
     """Reports (.csv) and summaries (.json) in the official formats, by folder and name: "atnet/summary_j"."""
+    names = ["/".join(Path(path).with_suffix("").parts[-2:]) for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"references: two files called {twice[0]}; rename one")
     return {
-        "/".join(path.with_suffix("").parts[-2:]): exchange.read_summary(path)
-        if path.suffix == ".json"
-        else exchange.read_csv(path)
-        for path in map(Path, paths)
+        name: exchange.read_summary(path) if path.suffix == ".json" else exchange.read_csv(path)
+        for name, path in zip(names, map(Path, paths), strict=True)
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.provenance import machine
 from harness.report.leaderboard import NOISE, TIMED, Board, by_object_and_frame, notes, outcome, speed
 from harness.report.tables import latex, markdown, show
 from harness.statistics import difference, interval, score
@@ -223,4 +224,6 @@ def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
     for title, board in played.items():
         about = [f"    - {line}" for line in notes(board) if not line.startswith(OF_ROWS)]
         told.append("\n".join([f"played on {title}", *about]))
+    if any(figure is not None for row in table.rows for figure in row.figures):
+        told.append(f"what has no interval was computed while this was rendered: {'; '.join(machine().values())}")
     return list(dict.fromkeys(told))

@@ -1,10 +1,11 @@
 """Which weights a network gets, on which device: the same for every method."""
 
 import os
-import pickle
+import reprlib
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,13 +54,18 @@ def find_device(device: str) -> torch.device:
 
 
 def fill(network: nn.Module, state: StateDict, source: str) -> None:
-    """Load a state dict that has exactly the network's keys and shapes, or BadInput naming the first that differs."""
+    """Load a state dict that has exactly the network's keys and shapes, all real and finite.
+
+    Raises BadInput naming the first key that differs.
+    """
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
             is_, want = found.get(key, "missing"), wanted.get(key, "no such key")
             raise BadInput(f"{source}: {key} is {is_}, wanted {want}; is it of another method or size?")
+        if state[key].is_complex() or not state[key].to(torch.float32).isfinite().all():
+            raise BadInput(f"{source}: {key} has numbers that are complex, infinite or NaN; get or train it again")
     network.load_state_dict(state)
 
 
@@ -74,9 +80,10 @@ def read_safetensors(path: Path) -> tuple[StateDict, str]:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise BadInput(f"weights={path}: not a safetensors file ({error})") from error
-    return state, f", of {about['method']}, {about['size']}" if {"method", "size"} <= about.keys() else ""
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"weights={path}: not a safetensors file ({first_line(error)}); give another") from error
+    check_tensors(state, path)
+    return state, f", of {about['method']!r}, {about['size']!r}" if {"method", "size"} <= about.keys() else ""
 
 
 def official_folder() -> Path:
@@ -98,13 +105,43 @@ def official_file(name: str, published: str) -> Path:
 def read_official(path: Path) -> StateDict:
     """An authors' flat state dict, its `module.` prefixes taken off. Executes nothing of the file. Or BadInput."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch packs nothing: what is packed may unpack to anything
+                if any(member.file_size > member.compress_size for member in archive.infolist()):
+                    raise BadInput(f"{path}: a compressed zip, which torch does not write; download it again")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path}: torch cannot read it ({reason}); download it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{path}: wanted a flat state dict of tensors; is it another file?")
+    except BadInput:
+        raise
+    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+        raise BadInput(f"{path}: torch cannot read it ({first_line(error)}); download it again") from error
+    if not isinstance(state, Mapping):
+        raise BadInput(f"{path}: holds a {type(state).__name__}, wanted a flat state dict; is it another file?")
+    check_tensors(state, path)
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_tensors(state: Mapping[Any, Any], path: Path) -> None:
+    """BadInput unless `state` is a flat state dict of dense tensors on the CPU, under keys one can print."""
+    for key, value in state.items():
+        if not isinstance(key, str) or not key.isprintable():
+            raise BadInput(f"{path}: key {reprlib.repr(key)}, wanted a name; is it another file?")
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise BadInput(f"{path}: {reprlib.repr(key)} is no dense tensor; is it another file?")
+        if value.is_quantized:
+            raise BadInput(f"{path}: {reprlib.repr(key)} is quantized; give the weights as they were trained")
+
+
+def take_constants(theirs: StateDict, constants: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Take out of an authors' state dict what is code in ours. BadInput if it is missing or something else."""
+    for key, wanted in constants.items():
+        value = theirs.pop(key, torch.empty(0))
+        if value.numel() != len(wanted) or not torch.equal(value.flatten().float(), torch.tensor(wanted)):
+            raise BadInput(f"{path}: key {key} is not {wanted}; is it another network's file?")
 
 
 def rename(

@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.api import BadInput
 from methods.blocks.trunk import MEAN, STD
-from methods.blocks.weights import read_official, rename
+from methods.blocks.weights import read_official, rename, take_constants
 from methods.ipnet.network import InteractionPropagation
 
 # Ours to theirs, by prefix, the longer ones first.
@@ -45,9 +44,7 @@ def load(files: Mapping[str, Path]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, path in files.items():
         theirs = read_official(path)
-        for key, constant in CONSTANTS.items():
-            if key not in theirs or not torch.equal(theirs.pop(key).flatten(), torch.tensor(constant)):
-                raise BadInput(f"{path}: key {key} is not {constant}; is it another network's file?")
+        take_constants(theirs, CONSTANTS, path)
         shapes = {f"{name}.{key}": value.shape for key, value in network.get_submodule(name).state_dict().items()}
         state |= rename(theirs, {key: sources(key) for key in shapes}, shapes, path)
     return state

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness.api import BadInput
 from methods.blocks.trunk import MEAN, STD
-from methods.blocks.weights import read_official, rename
+from methods.blocks.weights import read_official, rename, take_constants
 from methods.stm.network import SpaceTimeMemory, STMInteractive, STMSemiSupervised
 
 # Ours to theirs, by prefix.
@@ -58,10 +57,7 @@ def load(path: Path, network: type[STMInteractive | STMSemiSupervised] = STMInte
     Raises BadInput naming the first key that is missing, unknown or misshapen, or a file that is none.
     """
     theirs = read_official(path)
-    for name, constant in CONSTANTS.items():
-        value = theirs.pop(name, torch.empty(0)).flatten()
-        if not torch.equal(value, torch.tensor(constant)):
-            raise BadInput(f"{path}: key {name} is {value.tolist()}, wanted {constant}; is it another network's file?")
+    take_constants(theirs, CONSTANTS, path)
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in network("paper").state_dict().items()}
     return rename(theirs, {key: sources(key, NAMES[network]) for key in shapes}, shapes, path)

@@ -183,7 +183,10 @@ class Training:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+            raise BadInput(f"{path}: damaged ({type(error).__name__}); delete {self.folder} and train again") from error
         theirs, ours = json.loads(state["settings"]), json.loads(json.dumps(self.settings))
         if other := [key for key in ours if theirs.get(key) != ours[key]]:
             what = ", ".join(other)
