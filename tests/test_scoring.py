@@ -202,5 +202,5 @@ def test_a_defect_file_is_refused_in_one_line(content: Any, named: str, tmp_path
 
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"002\.json: No such file"):
+    with pytest.raises(BadInput, match=r"002\.json: no such file"):
         scribbles.read(tmp_path / "002.json", "dog", 2)

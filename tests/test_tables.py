@@ -36,7 +36,11 @@ figures: [curves]
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    places = (f"results={folder / 'results'}", f"reports={folder / 'reports'}", f"hydra.searchpath=[file://{folder}/conf]")
+    places = (
+        f"results={folder / 'results'}",
+        f"reports={folder / 'reports'}",
+        f"hydra.searchpath=[file://{folder}/conf]",
+    )
     command = [sys.executable, str(ROOT / "run.py"), "task=table", *places, *overrides]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
 
