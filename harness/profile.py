@@ -10,8 +10,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.datasets import Sequence
-from harness.evaluate import build, build_method
+from harness.evaluate import build, build_method, sequences_of
 from harness.protocol import Clock, Lap, Protocol, WallClock
 from harness.scribbles import empty
 from harness.session import play
@@ -35,9 +34,9 @@ def milliseconds(method: DictConfig, dataset: DictConfig, protocol: DictConfig, 
 @cache
 def first_sample(method: str, dataset: str, protocol: str) -> pd.DataFrame:
     """The `profile` of the first sample of a dataset; the arguments are choices as resolved YAML."""
-    player, data, rules = (DictConfig(OmegaConf.create(choice)) for choice in (method, dataset, protocol))
+    player, rules = (DictConfig(OmegaConf.create(choice)) for choice in (method, protocol))
     game: Protocol = build(rules, name=rules.name)
-    sequence: Sequence = build(data)[0]
+    sequence = sequences_of(dataset)[0]
     if game.first_frame is None and not sequence.scribbles:
         raise BadInput(f"{sequence.name}: no scribbles, which protocol={rules.name} starts from; leave it out")
     first = sequence.scribbles.get(min(sequence.scribbles, default=1), empty(sequence.name, sequence.num_frames))

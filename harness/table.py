@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
     """Play and render one table."""
     named = [*given, f"table={name}"]
     about = hydra.compose("config", named).table
-    filled = [fill(row, about.columns, [*about.get("settings", ()), *named]) for row in about.rows]
+    filled = [fill(name, row, about.columns, [*about.get("settings", ()), *given]) for row in about.rows]
     rows = [row for row, _ in filled]
     folder.mkdir(parents=True, exist_ok=True)
     table = Table(
@@ -82,8 +83,8 @@ def column(label: str, choices: Mapping[str, Any]) -> Column:
     return Column(label, choices.get("ours", label), unit, digits, choices.get("score", ""), choices.get("metric"))
 
 
-def fill(row: DictConfig, columns: DictConfig, overrides: Sequence[str]) -> Filled:
-    """A row with what was played for it, or with the reason why nothing was."""
+def fill(name: str, row: DictConfig, columns: DictConfig, overrides: Sequence[str]) -> Filled:
+    """A row of the table `name` with what was played for it, or with the reason why nothing was."""
     printed = row.get("paper")
     paper = [None] * len(columns) if printed is None else list(printed)
     if len(paper) != len(columns):
@@ -94,30 +95,25 @@ def fill(row: DictConfig, columns: DictConfig, overrides: Sequence[str]) -> Fill
     boards: list[Board | None] = []
     numbers: list[float | None] = []
     refusals: list[str] = []
-    played: dict[tuple[str, ...], Board | None] = {}
-    config = choose([*overrides, *row.settings])
     for label, choices in columns.items():
-        own = tuple(choices.get("settings", ()))
-        of_row = [*overrides, *row.settings, *own]
-        mine = choose(of_row) if own else config
+        of_cell = (*overrides, *row.settings, *choices.get("settings", ()))
         board, number = None, None
         try:
             if "score" in choices:
-                if own not in played:
-                    played[own] = None
-                    played[own] = play(row, mine, of_row)
-                board = played[own]
+                board = play(row, of_cell)
             elif "_target_" in choices:
-                number = call(mine.table.columns[label])
+                number = call(str(label), (*of_cell, f"table={name}"))
         except BadInput as refusal:
             refusals.append(str(refusal))
         boards.append(board)
         numbers.append(number)
     needs = "; ".join(dict.fromkeys(refusals))
+    config = choose((*overrides, *row.settings))
     return Filled(replace(nothing, boards=boards, figures=numbers, needs=needs), config)
 
 
-def choose(overrides: Sequence[str]) -> DictConfig:
+@cache
+def choose(overrides: tuple[str, ...]) -> DictConfig:
     """What the command line would stand for with these overrides."""
     config = hydra.compose("config", list(overrides))
     for group in ("method", "dataset", "protocol", "clock"):
@@ -125,24 +121,32 @@ def choose(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def call(column: DictConfig) -> float:
-    """What a column's function says of the row."""
-    OmegaConf.resolve(column)
-    return float(instantiate(without(column, PRINTED), _recursive_=False))
+def call(column: str, overrides: tuple[str, ...]) -> float:
+    """What a column's function says of a row."""
+    choices = choose(overrides).table.columns[column]
+    OmegaConf.resolve(choices)
+    return float(instantiate(without(choices, PRINTED), _recursive_=False))
 
 
-def play(row: DictConfig, config: DictConfig, overrides: Sequence[str]) -> Board:
+def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:
     """The board of one entry, the row's, with every sample played. Raises BadInput for what cannot be."""
-    if "trained" in row and config.weights == "tiny":
-        found = trained(row.trained, config)
+    if "trained" in row and choose(overrides).weights == "tiny":
+        found = trained(row.trained, choose(overrides))
     elif "needs" in row:
         raise BadInput(row.needs)
     else:
-        runs = Path(config.results, "runs")
-        choices = (config.method, config.dataset, config.protocol, config.clock, config.shard, runs)
-        found = [records.read(path) for path in play_missing(*choices, recompute=False, given=overrides)]
+        found = recorded(overrides)
     of_row = board(found)
     return replace(of_row, entries=[replace(of_row.entries[0], label=row.row)])
+
+
+@cache
+def recorded(overrides: tuple[str, ...]) -> list[Record]:
+    """The records of every sample, played where there is none."""
+    config = choose(overrides)
+    choices = (config.method, config.dataset, config.protocol, config.clock, config.shard)
+    paths = play_missing(*choices, Path(config.results, "runs"), recompute=False, given=overrides)
+    return [records.read(path) for path in paths]
 
 
 def trained(variant: str, config: DictConfig) -> list[Record]:

@@ -88,6 +88,7 @@ def drop(board: Board, folder: Path) -> list[Path]:
             axis.plot(lost.columns, lost.mean(), line, color=colour, label=entry.label + untrained(entry))
             axis.fill_between(lost.columns, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(xlabel="frame", ylabel=f"J − J in frame {scores.columns[0]}")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8, frameon=False)
         figure.suptitle(board.title, fontsize=10)
         return save(figure, folder / "drop")

@@ -19,7 +19,7 @@ from harness import records
 from harness.api import Stroke
 from harness.records import Record
 from harness.report.figures import OBJECTS, styles, untrained
-from harness.report.leaderboard import Board, Entry, curve, notes, table
+from harness.report.leaderboard import READING, Board, Entry, curve, notes, table
 from harness.summary import COLUMN
 
 STRIPS = 60  # film strips on a page; more make it too heavy to open
@@ -56,7 +56,7 @@ def write_page(board: Board, runs: Path, folder: Path) -> Path:
         untrained=[entry.label for entry in board.entries if untrained(entry)],
         failures=[(e.label, name_of(r), r.status, r.error) for e in board.entries for r in e.failures],
         shown=shown,
-        notes=[note.partition(": ") for note in notes(board)],
+        notes=[note.partition(": ") for note in (*READING, *notes(board))],
         data=data,
         plotly=Markup(get_plotlyjs()),
     )
