@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from harness import records
 from harness.records import Record
@@ -88,7 +89,7 @@ def drop(board: Board, folder: Path) -> list[Path]:
             axis.plot(lost.columns, lost.mean(), line, color=colour, label=entry.label + untrained(entry))
             axis.fill_between(lost.columns, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(xlabel="frame", ylabel=f"J − J in frame {scores.columns[0]}")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(fontsize=8, frameon=False)
         figure.suptitle(board.title, fontsize=10)
         return save(figure, folder / "drop")
