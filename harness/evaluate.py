@@ -230,16 +230,19 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
 @lru_cache(maxsize=2)
 def sequences_of(dataset: str) -> list[Sequence]:
     """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
-    sequences: list[Sequence] = build(DictConfig(OmegaConf.create(dataset)))
+    sequences: list[Sequence] = build(DictConfig(OmegaConf.create(dataset)), "dataset.")
     return sequences
 
 
-def build(config: DictConfig, **arguments: Any) -> Any:
-    """What a choice of a config group stands for: its `_target_`, called with the keys that are arguments."""
+def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
+    """What a choice of a config group stands for: its `_target_`, called with the keys that are arguments.
+
+    group: how the command line begins the names of its keys. Raises BadInput for a key that must be given and is not.
+    """
     try:
         return instantiate(without(config, DESCRIPTIVE), **arguments, _convert_="all")
     except MissingMandatoryValue as error:
-        raise BadInput(f"{error.full_key}: not given; say {error.full_key}=...") from error
+        raise BadInput(f"{group}{error.full_key}: not given; say {group}{error.full_key}=...") from error
     except InstantiationException as error:
         if isinstance(error.__cause__, BadInput):
             raise error.__cause__ from None
@@ -248,7 +251,7 @@ def build(config: DictConfig, **arguments: Any) -> Any:
 
 def build_method(config: DictConfig, protocol: Protocol) -> Method:
     """The method; BadInput if the protocol is none for it."""
-    method: Method = build(config)
+    method: Method = build(config, "method.")
     if protocol.interaction == "masks" and not getattr(method, "takes_masks", False):
         raise BadInput(f"method={config.name} takes no masks, which protocol={protocol.name} gives; leave it out")
     return method
@@ -256,8 +259,10 @@ def build_method(config: DictConfig, protocol: Protocol) -> Method:
 
 def changes(given: Iterable[str]) -> list[str]:
     """What overrides changed of the named dataset, protocol and clock: "protocol.max_time=null", ..."""
-    kept = (change for change in given if change.startswith(("dataset.", "protocol.", "clock.")))
-    return sorted(change for change in kept if change.split("=")[0].partition(".")[2] not in SELECTION)
+    last = dict(
+        change.partition("=")[::2] for change in given if change.startswith(("dataset.", "protocol.", "clock."))
+    )
+    return sorted(f"{key}={value}" for key, value in last.items() if key.partition(".")[2] not in SELECTION)
 
 
 def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def in_child(
     play: Callable[[list[Item]], Iterable[Result]], items: list[Item], timeout: float, memory: float | None
 ) -> Iterator[Result | Died]:
     """The results of one child; those of the last items are missing if it died."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own is no name a child knows
     ours, theirs = CONTEXT.Pipe(duplex=False)
     with ours, TemporaryDirectory() as folder:
         stderr = Path(folder, "stderr")

@@ -51,12 +51,17 @@ class Guard(Callback):
         troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
         noted = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
         try:
-            if played := [records.read(Path(line)) for line in noted]:
-                if config["update"]:  # .update is a method of every mapping
-                    update(Path(config.baseline), measure(played))
-                else:
-                    rounds = guard(Path(config.baseline), measure(played), config.tolerance, Path(config.junit))
-                    troubles += [round.told for round in rounds if round.verdict in ("fell", "failed")]
+            if not noted:
+                raise BadInput("task=regress: nothing was played; shard= and dataset= leave no sample")
+            now = measure([records.read(Path(line)) for line in noted])
+            if config["update"]:  # .update is a method of every mapping
+                update(Path(config.baseline), now)
+            else:
+                rounds = guard(Path(config.baseline), now, config.tolerance, Path(config.junit))
+                troubles += [round.told for round in rounds if round.verdict in ("fell", "failed")]
+                chosen = any(str(each).startswith("method=") for each in config.hydra.overrides.task)
+                if not chosen and (dropped := sorted(read(Path(config.baseline))["methods"].keys() - now["methods"])):
+                    troubles.append(f"{config.baseline}: {', '.join(dropped)} not played; give method= or update=true")
         except BadInput as error:
             troubles.append(str(error))
         except Exception:  # Hydra would make a warning of it, and exit 0
@@ -138,6 +143,8 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
         rows[-1] |= {f"round {round.number}": round.difference for round in mine} | {"": ", ".join(worst) or "kept"}
         if before["weights"] != after.get("weights", before["weights"]):
             log.info("%s: the weights are not the baseline's", name)
+    if not rounds:
+        raise BadInput(f"{baseline}: has none of {', '.join(now['methods'])}; add them with update=true")
     show(f"{now['rules']['protocol']['metric']} minus that of {baseline}", pd.DataFrame(rows), digits=6)
     for round in rounds:
         if round.verdict == "rose":

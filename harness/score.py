@@ -28,7 +28,7 @@ def score(masks: str | None, dataset: DictConfig, reports: str) -> None:
     if masks is None:
         raise BadInput("task=score: masks not given; say masks=<folder> with <sequence>/00000.png, ... in it")
     only_masks = {"playable": False} if dataset._target_ == "harness.datasets.davis.load" else {}
-    sequences: list[Sequence] = build(dataset, **only_masks)
+    sequences: list[Sequence] = build(dataset, "dataset.", **only_masks)
     files = {sequence.name: find(Path(masks), sequence) for sequence in sequences}
     rows = [
         {"sequence": sequence.name, "object": k + 1, **statistics}

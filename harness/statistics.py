@@ -19,12 +19,10 @@ class Curves:
     """Official curves: of one resample of the sequences or, along leading axes, of many.
 
     time, quality: float64 ...×(rounds + 2): (0, 0), a point for each round, the end.
-    seconds: float64 ..., mean of the rounds that were played.
     """
 
     time: np.ndarray
     quality: np.ndarray
-    seconds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Difference:
 
     @property
     def noise(self) -> bool:
-        """Whether there may be no difference at all."""
-        return not (self.low > 0 or self.high < 0)
+        """Whether there may be no difference at all; not so where there is no interval that could tell."""
+        return self.low <= 0 <= self.high
 
 
 def curves(played: Played, weights: np.ndarray) -> Curves:
@@ -62,7 +60,6 @@ def curves(played: Played, weights: np.ndarray) -> Curves:
     return Curves(
         np.concatenate([zero, time, end], axis=-1),
         np.concatenate([zero, quality, quality[..., -1:]], axis=-1),
-        (weight @ played.seconds.sum(axis=1)) / (weight @ played.rounds),
     )
 
 
@@ -70,7 +67,7 @@ def at_threshold(curves: Curves, threshold: float) -> np.ndarray:
     """Quality at `threshold` seconds, linear between points."""
     points = curves.time.shape[-1]
     pairs = zip(curves.time.reshape(-1, points), curves.quality.reshape(-1, points), strict=True)
-    return np.reshape([np.interp(threshold, time, quality) for time, quality in pairs], curves.seconds.shape)
+    return np.reshape([np.interp(threshold, time, quality) for time, quality in pairs], curves.quality.shape[:-1])
 
 
 def time_to_90(curves: Curves) -> np.ndarray:
@@ -101,7 +98,6 @@ SCORES: dict[str, Callable[[Curves, float], np.ndarray]] = {
     "round_auc_held": lambda curves, _: round_auc_held(curves),
     "final": lambda curves, _: curves.quality[..., -1],
     "time_to_90": lambda curves, _: time_to_90(curves),
-    "seconds": lambda curves, _: curves.seconds,
 }
 
 
@@ -110,7 +106,7 @@ def value(curves: Curves, name: str, threshold: float) -> np.ndarray:
     if name not in SCORES:
         number = int(name.removeprefix("round "))
         last = curves.quality.shape[-1] - 2
-        return curves.quality[..., number] if 1 <= number <= last else np.full(curves.seconds.shape, np.nan)
+        return curves.quality[..., number] if 1 <= number <= last else np.full(curves.quality.shape[:-1], np.nan)
     return SCORES[name](curves, threshold)
 
 
@@ -187,6 +183,5 @@ def only(played: Played, samples: list[tuple[str, int, int]]) -> Played:
         samples=samples,
         quality=quality,
         seconds=played.seconds[kept],
-        rounds=played.rounds[kept],
         slowest=played.slowest[kept],
     )

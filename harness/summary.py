@@ -33,14 +33,13 @@ class Played:
     samples: (sequence, scribble_idx, num_objects) of each of S samples.
     quality: of each sample, float64 rounds×num_objects.
     seconds: float64 S×rounds; 0 for a round that was filled in.
-    rounds: int S, how many of its rounds each sample played; slowest: float64 S, its longest one in seconds.
+    slowest: float64 S, its longest one in seconds.
     max_time: seconds per object, where the curve ends; None: where the slowest round would have led to.
     """
 
     samples: list[tuple[str, int, int]]
     quality: list[np.ndarray]
     seconds: np.ndarray
-    rounds: np.ndarray
     slowest: np.ndarray
     max_time: float | None
 
@@ -57,7 +56,7 @@ def played(
     keys = ["interaction", "sequence", "scribble_idx", "object_id"]
     grouped = report.groupby(keys)[[COLUMN[metric], "timing"]].mean()
     rounds = max_interactions or (int(report.interaction.max()) if len(report) else 1)
-    quality, seconds, complete = [], [], []
+    quality, seconds = [], []
     for sequence, scribble_idx, num_objects in samples:
         wanted = [
             (interaction, sequence, scribble_idx, object_id)
@@ -69,14 +68,13 @@ def played(
         filled = fill_in(given)
         quality.append(filled[:, :, 0])
         seconds.append(filled[:, :, 1].mean(axis=1))
-        complete.append(np.count_nonzero(~np.isnan(given).any(axis=(1, 2))))
 
     slowest = grouped.timing.groupby(level=["sequence", "scribble_idx"]).max()
     asked = pd.MultiIndex.from_tuples([sample[:2] for sample in samples], names=slowest.index.names)
     # Officially a row of no sample counts, too: here as if every sample had it.
     other = slowest[~slowest.index.isin(asked)].max()
     slowest_asked = np.fmax(slowest.reindex(asked).to_numpy(np.float64), other)
-    return Played(samples, quality, np.array(seconds), np.array(complete), slowest_asked, max_time)
+    return Played(samples, quality, np.array(seconds), slowest_asked, max_time)
 
 
 def summarize(

@@ -1,5 +1,6 @@
 """A table or figure of a paper: what is missing is played, ours stands beside what was published."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,11 +20,13 @@ from harness.api import BadInput, Clip
 from harness.evaluate import build, build_method, entry_of, play_missing, sequences_of, without
 from harness.progress import bar
 from harness.records import Record
-from harness.report import figures, papers, read_references
+from harness.report import figures, is_replaced, papers, read_references
 from harness.report.leaderboard import Board, board, canonical, reference
 from harness.report.papers import Column, Row, Table
+from harness.statistics import SCORES
 
 PRINTED = ("score", "metric", "unit", "digits", "ours", "settings")  # keys of a column that are no arguments of it
+FIGURES = {"curves": figures.curves, "percentiles": figures.percentiles, "drop": figures.drop}
 
 
 class Filled(NamedTuple):
@@ -37,7 +41,7 @@ def tables(name: str, reports: str, references: Sequence[str]) -> None:
 
     references: official reports (.csv) and summaries (.json) that curves show beside ours.
     Every override of the command line holds for each row, unless the row sets the same key. A row that cannot be played
-    says what it needs; samples that fail make the command exit 1.
+    says what it needs; samples that fail make the command exit 1, and so does a table that cannot be made.
     """
     known = GlobalHydra.instance().config_loader().get_group_options("table")
     overrides = HydraConfig.get().overrides
@@ -45,12 +49,23 @@ def tables(name: str, reports: str, references: Sequence[str]) -> None:
     given = [str(each) for each in (*places, *overrides.task) if not each.startswith("table=")]
     others = read_references(references)
     chosen = [option for option in known if option != "all"] if name == "all" else [name]
-    made = [make(each, given, Path(reports, "tables", each), others) for each in bar(chosen, "tables")]
+    made, troubles = [], []
+    for each in bar(chosen, "tables"):
+        try:
+            made.append(make(each, given, Path(reports, "tables", each), others))
+        except BadInput as error:
+            troubles.append(f"table={each}: {error}")
     if name == "all":
         papers.write_index(made, Path(reports, "tables"))
-    played = [board for table in made for row in table.rows for board in row.boards if board]
-    if failed := sum(board.entries[0].failed for board in played):
-        sys.exit(f"{failed} samples failed; their records say why, the next run tries them again")
+    rows = [row for table in made for row in table.rows]
+    failed = {record.path for row in rows for board in row.boards if board for record in board.entries[0].failures}
+    if failed:
+        troubles.append(f"{len(failed)} samples failed; their records say why, the next run tries them again")
+    refused = [row.needs for row in rows if row.needs]
+    if refused and not any(row.board or any(row.figures) for row in rows):
+        troubles.append(f"nothing was played; {refused[0]}")
+    if troubles:
+        sys.exit("\n".join(troubles))
 
 
 def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> Table:
@@ -78,6 +93,9 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
 
 def column(label: str, choices: Mapping[str, Any]) -> Column:
     """A column as a table's YAML has it."""
+    name = choices.get("score", "final")
+    if name not in SCORES and not re.fullmatch(r"s/frame|(percentile|round) \d+", name):
+        raise BadInput(f"column {label}: score={name}; choose {', '.join(SCORES)}, round 3, s/frame or percentile 10")
     unit = choices.get("unit", 1)
     digits = choices.get("digits", 1 if unit == 100 else 3)
     return Column(label, choices.get("ours", label), unit, digits, choices.get("score", ""), choices.get("metric"))
@@ -125,18 +143,30 @@ def call(column: str, overrides: tuple[str, ...]) -> float:
     """What a column's function says of a row."""
     choices = choose(overrides).table.columns[column]
     OmegaConf.resolve(choices)
-    return float(instantiate(without(choices, PRINTED), _recursive_=False))
+    try:
+        return float(instantiate(without(choices, PRINTED), _recursive_=False))
+    except InstantiationException as error:
+        if isinstance(error.__cause__, BadInput):
+            raise error.__cause__ from None
+        raise
 
 
 def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:
     """The board of one entry, the row's, with every sample played. Raises BadInput for what cannot be."""
-    if "trained" in row and choose(overrides).weights == "tiny":
+    weights = choose(overrides).weights
+    if "trained" in row and weights == "tiny":
         found = trained(row.trained, choose(overrides))
+    elif "trained" in row and not row.get("official"):
+        raise BadInput(f"its own training, which weights={weights} need not hold; weights=tiny has the one kept here")
     elif "needs" in row:
         raise BadInput(row.needs)
     else:
         found = recorded(overrides)
+    if not found:
+        raise BadInput(f"shard={choose(overrides).shard}: has no sample of this dataset")
     of_row = board(found)
+    if len(of_row.entries) > 1:
+        raise BadInput(f"{found[0].path.parent}: holds several trainings or versions of one variant; keep one")
     return replace(of_row, entries=[replace(of_row.entries[0], label=row.row)])
 
 
@@ -163,7 +193,7 @@ def trained(variant: str, config: DictConfig) -> list[Record]:
         for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
         for index in sequence.scribbles
     }
-    kept = [records.read(path) for path in sorted(folder.glob("**/*.parquet"))]
+    kept = [records.read(path) for path in sorted(folder.glob("**/*-*.parquet")) if not is_replaced(path)]
     found = [
         record
         for record in kept
@@ -172,7 +202,7 @@ def trained(variant: str, config: DictConfig) -> list[Record]:
     ]
     if not found:
         raise BadInput(f"its own training: {folder} has no records of it by these rules")
-    return found
+    return [replace(record, provenance={**record.provenance, "samples": len(samples)}) for record in found]
 
 
 def rules(entry: Mapping[str, Any]) -> str:
@@ -197,10 +227,13 @@ def draw(figure: str | DictConfig, filled: Sequence[Filled], folder: Path, refer
     first = played[0][0]
     if len({canonical([each.title, each.dataset]) for each, _ in played}) > 1:
         raise BadInput(f"figure {figure}: its rows have several datasets, protocols or clocks; give them one")
-    others = [reference(label, given, first) for label, given in references.items()]
-    entries = [each.entries[0] for each, _ in played] + [other for other in others if other]
-    drawn: list[Path] = getattr(figures, figure)(replace(first, entries=entries), folder)
-    return drawn
+    if figure not in FIGURES:
+        raise BadInput(f"figures: {figure}; choose {', '.join(FIGURES)}, or give a `_target_`")
+    entries = [each.entries[0] for each, _ in played]
+    if figure == "curves":
+        others = [reference(label, given, first) for label, given in references.items()]
+        entries += [other for other in others if other]
+    return FIGURES[figure](replace(first, entries=entries), folder)
 
 
 def show(figure: DictConfig, board: Board, config: DictConfig, folder: Path) -> list[Path]:

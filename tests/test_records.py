@@ -17,7 +17,7 @@ from harness.protocol import Protocol
 from harness.provenance import source_digest
 from harness.records import Key, Record
 from harness.report import exchange
-from harness.report.leaderboard import TOLD, boards, entry, reference, table
+from harness.report.leaderboard import TOLD, boards, differences, entry, intervals, reference, table
 from harness.scribbles import empty
 from harness.session import Round, on_frame
 from tests.parity.goldens import FULL
@@ -32,8 +32,10 @@ def make_round(number: int, rng: np.random.Generator) -> Round:
     return Round(number, number, scribbles, masks, jaccard, contour, seconds=0.5 * number)
 
 
-def write(folder: Path, *, index: int = 1, status: str = "complete", **changes: Any) -> Path:
-    """A record of two rounds; `changes` go into its protocol."""
+def write(
+    folder: Path, *, index: int = 1, status: str = "complete", rounds: int = 2, manifest: str = "x", **changes: Any
+) -> Path:
+    """A record of some rounds; `changes` go into its protocol."""
     rng = np.random.default_rng(index)
     protocol = asdict(Protocol("p", rounds=2, **changes))
     entry = {
@@ -44,11 +46,28 @@ def write(folder: Path, *, index: int = 1, status: str = "complete", **changes: 
         "clock": {"name": "wall"},
         "source": "s",
     }
-    key = Key({"sequence": "clip", "scribble_idx": index, "manifest": "x"}, entry)
-    rows = [row for number in (1, 2) for row in records.rows_of(make_round(number, rng), key)]
+    key = Key({"sequence": "clip", "scribble_idx": index, "manifest": manifest}, entry)
+    rows = [row for n in range(1, rounds + 1) for row in records.rows_of(make_round(n, rng), key)]
     clip = {"num_frames": 4, "num_objects": 2, "size": SHAPE[1:]}
     about: dict[str, Any] = {"samples": 2 if index == 2 else 1, "changes": [], **dict.fromkeys(TOLD, "x")}
     return records.write(folder, key, rows, clip=clip, provenance=about, status=status)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_intervals_are_of_the_scores_that_the_table_has(tmp_path: Path, rounds: int) -> None:
+    """A sample without a round in time counts as 0, here and there; where all are so nothing breaks."""
+    found = [records.read(write(tmp_path, rounds=rounds)), records.read(write(tmp_path, index=2, rounds=0))]
+    (board,) = boards(found)
+    told = intervals(board).set_index("score")["value"]
+    assert told["AUC"] == pytest.approx(table(board)["AUC"].iloc[0], abs=1e-12)
+    assert differences(board).empty
+
+
+def test_clips_of_one_name_and_two_contents_are_not_averaged(tmp_path: Path) -> None:
+    """Two folders with a clip of the same name are two datasets."""
+    found = [records.read(write(tmp_path)), records.read(write(tmp_path, manifest="other"))]
+    with pytest.raises(BadInput, match="another clip clip was played, too"):
+        boards(found)
 
 
 def test_record_gives_back_what_was_played(tmp_path: Path) -> None:

@@ -116,11 +116,27 @@ def test_tables_come_again_from_their_records(mine: Path) -> None:
     assert (mine / "reports/tables/mine/table.csv").read_bytes() == before
 
 
+def test_every_table_and_figure_renders(tmp_path: Path) -> None:
+    """All that conf/table names is there: each row is played or says why not, each figure is drawn."""
+    done = run(tmp_path, "table=all", "dataset.clips=2", *SMALL[1:])
+    assert done.returncode == 0, done.stderr
+    for name, table in TABLES.items():
+        if name == "all":
+            continue
+        lines = pd.read_csv(tmp_path / "reports/tables" / name / "table.csv").set_index("row")
+        for row in table["rows"]:
+            mine = lines.loc[[row["row"]]]
+            if "settings" in row:
+                assert mine["samples"].notna().any() or mine["not played"].notna().any() or name == "mivos_table3"
+        played = lines["samples"].notna().any()
+        assert any((tmp_path / "reports/tables" / name).glob("*.png")) == (played and "figures" in table), name
+
+
 def test_a_row_of_the_wrong_length_is_refused_in_one_line(tmp_path: Path) -> None:
     """A value in the wrong column must not pass for another one."""
     (tmp_path / "conf" / "table").mkdir(parents=True)
     (tmp_path / "conf" / "table" / "mine.yaml").write_text(MINE.replace("[50.0, 60.5, null]", "[50.0, 60.5]"))
     done = run(tmp_path, "table=mine", *SMALL)
     assert done.returncode == 1
-    assert "table row others: 2 published values for 3 columns" in done.stderr
+    assert "table=mine: table row others: 2 published values for 3 columns" in done.stderr
     assert "Traceback" not in done.stderr

@@ -63,19 +63,22 @@ class Leaderboard(Callback):
             sys.exit("\n".join(troubles))
 
 
-def report(results: str, reports: str, references: list[str], csv: bool, masks: bool) -> None:
+def report(
+    results: str, reports: str, references: list[str], csv: bool, masks: bool, until: float | None = None
+) -> None:
     """Render every board that has records under `results`, from its newest code's records.
 
     references: reports (.csv) and summaries (.json) in the official formats, shown beside ours: a report is scored by
         each board's protocol, a summary goes to the boards of its metric.
     csv: also write each entry's official report; masks: also write its masks as palette PNGs, round by round.
+    until: seconds to which tables have the AUC over time, beside the one to its official end.
     """
     paths = sorted(Path(results, "runs").glob("*/*-*.parquet"))
     paths = [path for path in paths if not is_replaced(path)]
     if not paths:
         raise BadInput(f"{results}/runs: no records; play some with `uv run run.py`")
     found = newest([records.read(path) for path in paths])
-    render(found, Path(results), Path(reports), read_references(references), csv, masks)
+    render(found, Path(results), Path(reports), read_references(references), csv, masks, until)
 
 
 def read_references(paths: Sequence[str]) -> dict[str, pd.DataFrame | dict[str, Any]]:
@@ -117,6 +120,7 @@ def render(
     references: Mapping[str, pd.DataFrame | dict[str, Any]] = MappingProxyType({}),
     csv: bool = False,
     masks: bool = False,
+    until: float | None = None,
 ) -> Counter[str]:
     """Print each board's table and write its folder below `reports`; returns how many samples failed, by status.
 
@@ -134,7 +138,7 @@ def render(
                 board.entries.append(entry)
         folder = reports / name
         folder.mkdir(parents=True, exist_ok=True)
-        scores = table(board)
+        scores = table(board, until)
         scores.to_csv(folder / "table.csv", index=False)
         intervals(board).to_csv(folder / "intervals.csv", index=False)
         differences(board).to_csv(folder / "differences.csv", index=False)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness import statistics
+from harness.api import BadInput
 from harness.protocol import Protocol
 from harness.records import Record
 from harness.summary import Metric, Played, played, report_columns, summarize
@@ -28,6 +29,7 @@ class Entry:
 
     weights: {name, digest, training}.
     samples: how many are complete; failed: how many are not; failures: the records of these.
+    played: (sequence, scribble_idx, num_objects) of the complete ones.
     rounds: the official report's rows of the complete ones; summary: the official one of these, if there are any.
     records: the complete ones; none for scores that were read from a report.
     """
@@ -39,6 +41,7 @@ class Entry:
     failed: int
     rounds: pd.DataFrame = field(repr=False)
     summary: dict[str, Any] | None = field(repr=False)
+    played: list[tuple[str, int, int]] = field(repr=False, default_factory=list)
     records: list[Record] = field(repr=False, default_factory=list)
     failures: list[Record] = field(repr=False, default_factory=list)
 
@@ -97,7 +100,17 @@ def boards(records: Iterable[Record]) -> list[Board]:
 
 
 def board(records: list[Record]) -> Board:
-    """The board of records that share dataset, protocol and clock."""
+    """The board of records that share dataset, protocol and clock.
+
+    Raises BadInput where one sequence has two contents, as two folders with equal names of clips have.
+    """
+    contents: dict[str, str] = {}
+    for record in records:
+        name, manifest = record.key.sample["sequence"], record.key.sample["manifest"]
+        if contents.setdefault(name, manifest) != manifest:
+            raise BadInput(
+                f"{record.path}: another clip {name} was played, too; give each dataset a results= of its own"
+            )
     groups = defaultdict(list)
     for record in records:
         groups[canonical(record.key.entry)].append(record)
@@ -131,6 +144,7 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
         len(records) - len(complete),
         rounds,
         summary(rounds, samples, protocol) if complete else None,
+        samples,
         complete,
         [r for r in records if r.status != "complete"],
     )
@@ -151,7 +165,7 @@ def reference(name: str, given: pd.DataFrame | dict[str, Any], board: Board) -> 
     samples = list(objects.itertuples(index=False, name=None))
     if not {sample[:2] for sample in samples} <= set(board.samples):
         return None
-    return Entry(name, name, AS_REPORTED, len(samples), 0, given, summary(given, samples, board.protocol))
+    return Entry(name, name, AS_REPORTED, len(samples), 0, given, summary(given, samples, board.protocol), samples)
 
 
 def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol) -> dict[str, Any]:
@@ -168,10 +182,9 @@ def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol:
 
 def outcome(entry: Entry, protocol: Protocol, metric: Metric | None = None) -> Played:
     """What an entry's complete samples came to, by the protocol's metric or another, for `harness.statistics`."""
-    objects = entry.rounds.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
     return played(
         entry.rounds[report_columns].dropna(subset="jaccard"),
-        list(objects.itertuples(index=False, name=None)),
+        entry.played,
         max_time=protocol.seconds_per_object,
         max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
         metric=metric or protocol.metric,
@@ -198,8 +211,10 @@ def label(entries: list[Mapping[str, Any]]) -> list[str]:
     return labels
 
 
-def table(board: Board) -> pd.DataFrame:
+def table(board: Board, until: float | None = None) -> pd.DataFrame:
     """The leaderboard: scores in 0..1, times in seconds, one row per entry, best AUC first.
+
+    until: where a second AUC over time ends, in seconds.
 
     An entry that lacks samples comes last, unranked, with its scores over those it has; so does one whose times were
     taken on a shared device, without any score that depends on time. NOISE beside a rank: the paired
@@ -217,12 +232,15 @@ def table(board: Board) -> pd.DataFrame:
         }
         if entry.summary:
             time, score = curve(entry, board)
-            whole = statistics.Curves(np.array(time), np.array(score), np.array(np.nan))
+            whole = statistics.Curves(np.array(time), np.array(score))
             row["AUC"] = entry.summary["auc"]
             if entry.samples:
-                low, high = statistics.interval(outcome(entry, board.protocol), "auc", board.protocol.threshold)
+                mine = outcome(entry, board.protocol)
+                low, high = statistics.interval(mine, "auc", board.protocol.threshold)
                 row["95 %"] = "" if np.isnan(low) else f"{low:.3f}–{high:.3f}"
             row["until [s]"] = time[-1]
+            if until and entry.samples and not entry.shared:
+                row[f"AUC to {until:g}s"] = statistics.auc(mine, until)
             for name, column in scores(board).items():
                 row.setdefault(column, float(statistics.value(whole, name, board.protocol.threshold)))
             row |= speed(entry.rounds) if len(entry.rounds) else {}

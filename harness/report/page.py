@@ -97,7 +97,9 @@ def lines(board: Board) -> list[dict[str, Any]]:
     for entry, (colour, dash) in zip(entries, styles(entries), strict=True):
         time, score = curve(entry, board)
         look = {"colour": colour, "dash": DASHES[dash]}
-        drawn.append({"label": entry.label + untrained(entry), **look, "time": time[:-1], "score": score[:-1]})
+        mark = " (times shared)" if entry.shared else ""  # beside another job on the device they say nothing
+        seconds = [None] * (len(time) - 1) if entry.shared else time[:-1]
+        drawn.append({"label": entry.label + untrained(entry) + mark, **look, "time": seconds, "score": score[:-1]})
     return drawn
 
 

@@ -50,6 +50,8 @@ class Cell:
     noise: bool = False
 
     def text(self, digits: int) -> str:
+        if np.isnan(self.value):
+            return ""
         shown = f"{self.value:.{digits}f}"
         if np.isfinite(self.low):
             shown += f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
@@ -122,7 +124,7 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
     low, high = interval(mine, name, threshold)
     other = next((r.boards[i] for r in table.rows if r.label == table.against and r.label != row.label), None)
     noise = False
-    if other is not None and other.entries[0].summary is not None:
+    if other is not None and other.entries[0].summary is not None and other.protocol == board.protocol:
         theirs = outcome(other.entries[0], other.protocol, column.metric)
         noise = difference(mine, theirs, name, threshold).noise
     return Cell(column.unit * score(mine, name, threshold), column.unit * low, column.unit * high, noise)

@@ -1,5 +1,6 @@
 """Tables for people."""
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -38,7 +39,8 @@ def latex(scores: pd.DataFrame, caption: str) -> str:
         .format(escape="latex", precision=3, na_rep="")
         .format_index(escape="latex", axis=1)
     )
-    text = style.to_latex(hrules=True, multicol_align="c", position_float="centering", caption=caption)
+    escaped = re.sub(r"([&%$#_{}])", r"\\\1", caption)
+    text = style.to_latex(hrules=True, multicol_align="c", position_float="centering", caption=escaped)
     for mark, command in marks.items():
         text = text.replace(mark, command)
     return f"% needs booktabs and multirow\n{text}"
