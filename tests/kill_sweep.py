@@ -1,8 +1,9 @@
 """A sweep survives SIGKILL: `uv run python -m tests.kill_sweep [kills] [seed]`, some minutes.
 
-Kills the whole process group of a 3-way parallel sweep at random moments and starts the same command again, until it
-ends by itself; then begins anew in an empty folder, until `kills` (20) were dealt. Each sweep that ended must leave the
-records and the table of one that nobody disturbed, and what the killed left half-written must go with time.
+Kills one job of a 3-way parallel sweep, or all that belongs to it, at random moments and starts the same command
+again, until it ends by itself; then begins anew in an empty folder, until `kills` (20) were dealt. Each sweep that ended
+must leave the records and the table of one that nobody disturbed, and what the killed left half-written must go with
+time.
 """
 
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,8 +26,8 @@ CLIPS = ("dataset.clips=12", "dataset.frames=6", "dataset.size=[48,80]")
 PARALLEL = ("hydra/launcher=processes", "hydra.launcher.n_jobs=3")
 
 
-def play(folder: Path, *overrides: str, patience: float | None = None) -> bool:
-    """Run the sweep; False if its patience (seconds) was over and it was killed, with all it had started."""
+def play(folder: Path, *overrides: str, patience: float | None = None, rng: random.Random | None = None) -> bool:
+    """Run the sweep; False if its patience (seconds) was over and one of its jobs was killed, or all it had started."""
     with (folder / "log.txt").open("a") as log:
         sweep = subprocess.Popen(
             command(folder, *SWEEP, *CLIPS, *overrides), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
@@ -33,12 +35,23 @@ def play(folder: Path, *overrides: str, patience: float | None = None) -> bool:
         try:
             sweep.wait(patience)
         except subprocess.TimeoutExpired:
-            os.killpg(sweep.pid, signal.SIGKILL)
-            sweep.wait()
-            return False
+            if (jobs := workers(sweep.pid)) and rng and rng.random() < 0.5:
+                os.kill(rng.choice(jobs), signal.SIGKILL)
+                sweep.wait()  # the launcher gives up, and the other jobs with it
+            if sweep.poll() != 0:
+                with suppress(ProcessLookupError):
+                    os.killpg(sweep.pid, signal.SIGKILL)
+                sweep.wait()
+                return False
     if sweep.returncode:
         sys.exit(f"{folder / 'log.txt'}: the sweep failed\n{(folder / 'log.txt').read_text()[-2000:]}")
     return True
+
+
+def workers(group: int) -> list[int]:
+    """The processes of a sweep that play its jobs."""
+    found = subprocess.run(["pgrep", "-g", str(group), "-f", "LokyProcess"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
 
 
 def scores(folder: Path) -> dict[str, pa.Table]:
@@ -68,7 +81,7 @@ def main(kills: int = 20, seed: int = 0) -> None:
         sweeps += 1
         folder = base / str(sweeps)
         folder.mkdir()
-        while not play(folder, *PARALLEL, patience=rng.uniform(0, length) if killed < kills else None):
+        while not play(folder, *PARALLEL, patience=rng.uniform(0, length) if killed < kills else None, rng=rng):
             killed += 1
             print(f"kill {killed}: {len(scores(folder))} records, {len(left(folder))} half-written", flush=True)
         if scores(folder) != expected:
