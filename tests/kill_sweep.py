@@ -1,9 +1,9 @@
 """A sweep survives SIGKILL: `uv run python -m tests.kill_sweep [kills] [seed]`, some minutes.
 
 Kills one job of a 3-way parallel sweep, or all that belongs to it, at random moments and starts the same command
-again, until it ends by itself; then begins anew in an empty folder, until `kills` (20) were dealt. Each sweep that ended
-must leave the records and the table of one that nobody disturbed, and what the killed left half-written must go with
-time.
+again, until it ends by itself; then begins anew in an empty folder, until `kills` (20) were dealt. Each sweep that
+ended must leave the records and the table of one that nobody disturbed, and what the killed left half-written must go
+with time.
 """
 
 import os

@@ -83,7 +83,7 @@ def read_safetensors(path: Path) -> tuple[StateDict, str]:
     except (SafetensorError, OSError) as error:
         raise BadInput(f"weights={path}: not a safetensors file ({first_line(error)}); give another") from error
     check_tensors(state, path)
-    return state, f", of {about['method']!r}, {about['size']!r}" if {"method", "size"} <= about.keys() else ""
+    return state, f", of {about['method']}, {about['size']}" if {"method", "size"} <= about.keys() else ""
 
 
 def official_folder() -> Path:
