@@ -1,8 +1,10 @@
 """Where a method's time goes: its own named parts, timed by torch's profiler while it plays."""
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,22 +12,32 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.evaluate import build, build_method, sequences_of
+from harness.evaluate import build, build_method, entry_of, sequences_of
 from harness.protocol import Clock, Lap, Protocol, WallClock
-from harness.provenance import device_used
+from harness.provenance import cpu_name, device_used, digest, versions
 from harness.scribbles import empty
 from harness.session import play
 from harness.sharing import stay
 
 
-def milliseconds(method: DictConfig, dataset: DictConfig, protocol: DictConfig, module: str) -> float:
+def milliseconds(method: DictConfig, dataset: DictConfig, protocol: DictConfig, module: str, results: str) -> float:
     """Milliseconds one part of a method takes per frame and object, on the first sample of a dataset (MiVOS, Table 3).
 
     module: a scope of `profile` that is entered once for each frame it handles, as all of MiVOS are: "s2m",
     "propagation", "fusion". What a pass does on some frames only, as to memorize, is shared by all of its frames.
-    The same choices are profiled once per process. Raises BadInput for a scope that was not entered.
+    results: where profiles are kept, below `profiles`: the same choices are profiled once per machine.
+    Raises BadInput for a scope that was not entered.
     """
-    scopes = first_sample(*(OmegaConf.to_yaml(config, resolve=True) for config in (method, dataset, protocol)))
+    choices = entry_of(method, dataset, protocol, OmegaConf.create({"name": "wall"}))
+    key = digest(json.dumps([choices, cpu_name(), versions()], sort_keys=True).encode())
+    kept = Path(results, "profiles", f"{method.name}-{key}.parquet")
+    if not kept.exists():
+        found = first_sample(*(OmegaConf.to_yaml(config, resolve=True) for config in (method, dataset, protocol)))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
+        found.to_parquet(temporary)
+        temporary.replace(kept)
+    scopes = pd.read_parquet(kept)
     if module not in scopes.index:
         known = f"choose one of {', '.join(scopes.index)}" if len(scopes) else "it marks no parts of itself"
         raise BadInput(f"module={module}: {method.name} did not enter it in the first sample; {known}")
@@ -33,7 +45,6 @@ def milliseconds(method: DictConfig, dataset: DictConfig, protocol: DictConfig, 
     return float(costs[module])
 
 
-@cache
 def first_sample(method: str, dataset: str, protocol: str) -> pd.DataFrame:
     """The `profile` of the first sample of a dataset; the arguments are choices as resolved YAML."""
     player, rules = (DictConfig(OmegaConf.create(choice)) for choice in (method, protocol))

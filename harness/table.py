@@ -71,7 +71,8 @@ def tables(name: str, reports: str, references: Sequence[str]) -> None:
 def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> Table:
     """Play and render one table."""
     named = [*given, f"table={name}"]
-    about = hydra.compose("config", named).table
+    place = [each for each in given if each.startswith("hydra.searchpath")]
+    about = hydra.compose(f"table/{name}", place).table
     filled = [fill(name, row, about.columns, [*about.get("settings", ()), *given]) for row in about.rows]
     rows = [row for row, _ in filled]
     folder.mkdir(parents=True, exist_ok=True)

@@ -227,5 +227,5 @@ def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
         about = [f"    - {line}" for line in notes(board) if not line.startswith(OF_ROWS)]
         told.append("\n".join([f"played on {title}", *about]))
     if any(figure is not None for row in table.rows for figure in row.figures):
-        told.append(f"what has no interval was computed while this was rendered: {'; '.join(machine().values())}")
+        told.append(f"what has no interval was computed on this machine: {'; '.join(machine().values())}")
     return list(dict.fromkeys(told))
