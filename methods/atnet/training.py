@@ -1,5 +1,7 @@
 """How A-Net and then T-Net learn (Heo et al., ECCV 2020, Section 3.4)."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,20 @@ from harness.api import VOID
 from methods.atnet.method import annotation_planes
 from methods.atnet.network import THRESHOLD, ATNetwork, Picture, resize
 from methods.blocks.trunk import normalise
+from methods.blocks.weights import fill, read_safetensors
 from methods.training import losses, strokes
 from methods.training.clips import Batch, one_hot
 from methods.training.loop import Step
+
+
+def borrow_a_net(network: ATNetwork, file: str) -> None:
+    """Begin with A-Net of another training: variants of T-Net are compared on the same one.
+
+    file: safetensors of any variant, of the same size. Raises BadInput if it is missing or does not fit.
+    """
+    state, whose = read_safetensors(Path(file))
+    a_net = {key.removeprefix("a_net."): value for key, value in state.items() if key.startswith("a_net.")}
+    fill(network.a_net, a_net, f"{file}{whose}")
 
 
 def annotate(

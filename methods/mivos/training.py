@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
@@ -87,6 +87,15 @@ def propagation(
     return Step(loss, figures)
 
 
+def forget_fusion(network: MiNet, seed: int) -> None:
+    """Begin with a fusion network that knows nothing, beside the two others as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in network.fusion.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+
+
 def fusion(
     network: MiNet,
     batch: Batch,
@@ -94,11 +103,13 @@ def fusion(
     progress: float,
     *,
     bootstrap: tuple[float, float] | None = None,
+    difference: bool = True,
 ) -> Step:
     """Two true masks, of the first frame and of the last, meet on a frame between them, as the trained propagation
     brings them; the difference is what the last frame's true mask changes there. The propagation does not change.
 
-    bootstrap: as above; None counts all pixels all the time.
+    bootstrap: as above; None counts all pixels all the time. difference: whether the network sees it; without, it is
+    the "learnable fusion" of Table 5.
     """
     time, num_objects = batch.labels.shape[1], batch.num_objects
     images = normalise(batch.frames.float() / 255)
@@ -110,9 +121,10 @@ def fusion(
             previous = carry(network, clip, first)
             current = carry(network, clip.flip(0)[: time - middle], last)[-1]
             change = last - previous[-1][1:]
-            difference = torch.stack((change.relu(), (-change).relu()), dim=1)
+            signed = torch.stack((change.relu(), (-change).relu()), dim=1)
             key = network.propagation.memorize(clip[-1], last).key
-            aligned = align(difference, key, network.propagation.encode(clip[middle]))
+            aligned = align(signed, key, network.propagation.encode(clip[middle]))
+            aligned = aligned if difference else torch.zeros_like(aligned)
         n_r, n_c = (time - 1 - middle) / (time - 1), middle / (time - 1)
         logits = network.fusion(clip[middle], previous[middle][1:], current[1:], aligned, n_c, n_r)
         fused.append(aggregate(logits.float().sigmoid()))

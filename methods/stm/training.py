@@ -1,14 +1,15 @@
-"""How STM learns to be corrected (Oh et al., TPAMI 2020, Sections 3.7 and 4.1)."""
+"""How STM learns to be corrected, and to carry a mask (Oh et al., TPAMI 2020, Sections 3.5, 3.7 and 4.1)."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue
 from methods.stm.method import merge, stroke_planes
-from methods.stm.network import Annotation, Query, STMInteractive
+from methods.stm.network import Annotation, Mask, Query, STMInteractive, STMSemiSupervised
 from methods.training import losses, strokes
-from methods.training.clips import Batch, wrong
+from methods.training.clips import Batch, one_hot, wrong
 from methods.training.loop import Step
 
 
@@ -64,6 +65,47 @@ def rounds(
         best = merged.detach().argmax(dim=1)
         figures[f"J{r}"] = losses.jaccard(best, labels, num_objects)
         guess = best.view(count, time, height, width).cpu().numpy().astype(np.uint8)
+    return Step(loss, figures)
+
+
+def propagate(
+    network: STMSemiSupervised,
+    batch: Batch,
+    rng: np.random.Generator,
+    progress: float,
+    *,
+    jaccard: float = 0.0,
+    correspondence: float = 0.0,
+) -> Step:
+    """Cross-entropy of the frames after the first, whose mask is given: each reads all before it (Section 3.5).
+
+    What is memorized of the others are their soft masks, with gradient, which the text does not rule out.
+    jaccard, correspondence: weights of the losses of these names, the latter between the first frame and the others.
+    """
+    count, time, height, width = batch.labels.shape
+    num_objects = batch.num_objects
+    frames = batch.frames.float() / 255
+    query = network.encode(frames[:, 1:].flatten(0, 1))
+    p = one_hot(batch.labels[:, 0], num_objects)
+    memory: list[KeyValue] = []
+    loss, figures = frames.new_zeros(()), {}
+    for t in range(1, time):
+        others = (p.sum(dim=1, keepdim=True) - p).clamp(0, 1)
+        annotation = Mask(p.flatten(0, 1), others.flatten(0, 1))
+        memory.append(network.memorize(frames[:, t - 1].repeat_interleave(num_objects, 0), annotation))
+        key, value, skip8, skip4 = (
+            x.unflatten(0, (count, -1))[:, t - 1].repeat_interleave(num_objects, 0) for x in query[:4]
+        )
+        now = Query(key, value, skip8, skip4, query.size)
+        logits = network.segment(now, KeyValue(*(torch.stack(x, dim=2) for x in zip(*memory, strict=True))))
+        merged = aggregate(logits.float().softmax(dim=1)[:, 1].view(count, num_objects, height, width))
+        labels = batch.labels[:, t]
+        loss = loss + losses.cross_entropy(merged, labels) + jaccard * losses.soft_jaccard(merged, labels)
+        if correspondence:
+            there, here = (x.repeat_interleave(num_objects, 0) for x in (batch.labels[:, 0], labels))
+            loss = loss + correspondence * losses.correspondence(memory[0].key, now.key, there, here)
+        p = merged[:, 1:]
+        figures[f"J{t}"] = losses.jaccard(merged.detach().argmax(dim=1), labels, num_objects)
     return Step(loss, figures)
 
 
