@@ -71,8 +71,9 @@ def tables(name: str, reports: str, references: Sequence[str]) -> None:
 def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str, Any]) -> Table:
     """Play and render one table."""
     named = [*given, f"table={name}"]
-    place = [each for each in given if each.startswith("hydra.searchpath")]
-    about = hydra.compose(f"table/{name}", place).table
+    elsewhere = any(each.startswith("hydra.searchpath") for each in given)
+    # A table of this tree can be composed by itself, which is much quicker; one on the search path cannot.
+    about = (hydra.compose("config", named) if elsewhere else hydra.compose(f"table/{name}")).table
     filled = [fill(name, row, about.columns, [*about.get("settings", ()), *given]) for row in about.rows]
     rows = [row for row, _ in filled]
     folder.mkdir(parents=True, exist_ok=True)
