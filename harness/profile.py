@@ -76,10 +76,7 @@ def profile(
     watch = Profiler(clock)
     for _ in play(player, clip, truth, scribbles, protocol, watch):
         pass
-    calls = pd.DataFrame(watch.calls, columns=["scope", "elapsed", "device"])
-    scopes = calls.groupby("scope", sort=False)
-    seconds = scopes["device" if calls.device.any() else "elapsed"].sum() / 1e6
-    return pd.DataFrame({"seconds": seconds, "calls": scopes.size(), "objects": clip.num_objects})
+    return watch.scopes().assign(objects=clip.num_objects)
 
 
 class Profiler(Clock):
@@ -104,6 +101,13 @@ class Profiler(Clock):
 
     def evaluation(self) -> AbstractContextManager[Lap]:
         return self.clock.evaluation()
+
+    def scopes(self) -> pd.DataFrame:
+        """Seconds and calls by scope, in order of their first calls."""
+        calls = pd.DataFrame(self.calls, columns=["scope", "elapsed", "device"])
+        scopes = calls.groupby("scope", sort=False)
+        seconds = scopes["device" if calls.device.any() else "elapsed"].sum() / 1e6
+        return pd.DataFrame({"seconds": seconds, "calls": scopes.size()})
 
 
 def path(event: Any) -> str:

@@ -1,21 +1,19 @@
-"""Speed, measured side by side."""
+"""Our evaluation beside davisinteractive's."""
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness import official
-from harness.api import BadInput, Clip, Stroke
+from harness.api import Clip, Stroke
+from harness.bench import keep
 from harness.datasets.synthetic import generate, photographs
 from harness.metrics import Scorer
 from harness.progress import bar
 from harness.protocol import Protocol
-from harness.provenance import machine
-from harness.report.tables import markdown, show
 from harness.robot import correct, next_frame
 from harness.scribbles import empty
 from harness.session import on_frame
@@ -25,26 +23,17 @@ log = logging.getLogger(__name__)
 SIZE = (480, 854)
 
 
-def bench(bench: str, reports: str, rounds: int, frames: int, objects: list[int]) -> None:
-    """Run one benchmark and keep its table in `reports/bench/<bench>.md`. `bench` is "evaluation"."""
-    if bench != "evaluation":
-        raise BadInput(f"bench={bench}: choose evaluation")
-    rows = [evaluation(count, frames, rounds) for count in bar(objects, "bench")]
-    table = pd.DataFrame(rows)
-    show(f"one round of evaluation, {frames} frames of {SIZE[1]}x{SIZE[0]}, medians of {rounds} rounds", table)
-    folder = Path(reports) / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    about = "\n".join(f"- {key}: {value}" for key, value in machine().items())
-    command = f"uv run run.py task=bench bench={bench} rounds={rounds} frames={frames}"
-    (folder / f"{bench}.md").write_text(
-        f"# One round of evaluation\n\nJ, F, choice of frame and robot on {frames} frames of {SIZE[1]}x{SIZE[0]}: "
-        f"seconds, medians of {rounds} rounds, interleaved in one process. `{command}`\n\n"
-        f"{markdown(table)}\n\n{about}\n"
+def evaluation(reports: str, rounds: int, frames: int, objects: list[int]) -> None:
+    """Time our round against davisinteractive's, for each count of objects, and keep the table."""
+    table = pd.DataFrame([measure(count, frames, rounds) for count in bar(objects, "bench")])
+    about = (
+        f"One round of evaluation\nJ, F, choice of frame and robot on {frames} frames of {SIZE[1]}x{SIZE[0]}, "
+        f"medians of {rounds} rounds, interleaved in one process."
     )
-    log.info("written: %s", folder / f"{bench}.md")
+    log.info("written: %s", keep(reports, "evaluation", about, {"seconds of a round": table}, {}))
 
 
-def evaluation(num_objects: int, num_frames: int, rounds: int) -> dict[str, float]:
+def measure(num_objects: int, num_frames: int, rounds: int) -> dict[str, float]:
     """Our round against davisinteractive's on the same masks; raises if J, F or the frame differ.
 
     Each round brings other masks, so that nothing can be remembered from the last one.
