@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
+from harness.build import unwrapped
 
 WEIGHTS = Path(__file__).parent / "methods" / "weights"
 
@@ -24,13 +24,10 @@ OmegaConf.register_new_resolver(
 def main(config: DictConfig) -> None:
     """Do the task that conf/task names."""
     try:
-        instantiate(config.task)()
+        with unwrapped():
+            instantiate(config.task)()
     except BadInput as error:
         sys.exit(str(error))
-    except InstantiationException as error:  # what Hydra makes of a constructor's BadInput
-        if not isinstance(error.__cause__, BadInput):
-            raise
-        sys.exit(str(error.__cause__))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 
 from harness import session
 from harness.api import BadInput, Clip, Interaction, Method, Scribbles
+from harness.build import build
 from harness.datasets import Sequence, robot_scribbles, synthetic
-from harness.evaluate import build, build_method
+from harness.evaluate import build_method
 from harness.progress import bar
 from harness.protocol import Protocol, wall_clock
 from harness.provenance import source_digest, weights_of

@@ -1,5 +1,6 @@
 """What is here, and how to get what is missing."""
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from harness.provenance import machine, official_folder
+from harness.provenance import machine, official_folder, versions
 
 
 def doctor(dataset: DictConfig) -> None:
@@ -16,12 +17,9 @@ def doctor(dataset: DictConfig) -> None:
 
     dataset: the chosen one, looked for where its config says.
     """
-    import torch
-
     console = Console()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; methods run on the CPU"
     here = Table("machine", "", title="ivosbench doctor")
-    for what, value in (machine() | {"gpu": gpu}).items():
+    for what, value in (machine() | {"gpu": gpu() or "none; methods run on the CPU"}).items():
         here.add_row(what, value)
     console.print(here)
 
@@ -38,6 +36,24 @@ def doctor(dataset: DictConfig) -> None:
         for file, source in config.get("official", {"": "needs none"}).items():
             weights.add_row(name, file, yes(not file or (folder / file).is_file()), source)
     console.print(weights)
+
+
+def gpu() -> str:
+    """Name of the first GPU that torch can use, "" if there is none.
+
+    Torch would say so, too, after seconds of import; here NVIDIA's driver is asked, as torch does, by its API.
+    """
+    if versions()["torch"].endswith("+cpu"):
+        return ""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return ""
+    driver.cuDeviceGetName(name, len(name), device)
+    return name.value.decode()
 
 
 def dataset_state(name: str, config: DictConfig) -> tuple[str, str]:

@@ -4,19 +4,19 @@ import logging
 import math
 import signal
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from hydra.core.utils import configure_log
+from omegaconf import DictConfig, OmegaConf
 
 from harness import records
 from harness.api import BadInput, Clip, Method
+from harness.build import build, without
 from harness.datasets import Sequence, plain
 from harness.isolate import Died, in_children
 from harness.progress import bar
@@ -28,7 +28,6 @@ from harness.sharing import Stay, stay
 
 log = logging.getLogger(__name__)
 
-DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or dataset and are no arguments of it
 SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
@@ -74,6 +73,18 @@ def evaluate(
                 file.write(f"{path}\n")
     except BadInput as error:
         (folder / REFUSAL).write_text(f"{error}\n")
+
+
+def noted(config: DictConfig) -> tuple[list[Path], list[str]]:
+    """What the jobs of a sweep noted, for a callback at its end: paths of records, and refusals, each once.
+
+    config: the sweep's. Logging works again afterwards: Hydra silences every logger once the jobs are done.
+    """
+    configure_log(config.hydra.job_logging)
+    jobs = Path(config.hydra.sweep.dir)
+    lines = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
+    refusals = {file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")}
+    return [Path(line) for line in dict.fromkeys(lines)], sorted(refusals)
 
 
 def play_missing(
@@ -234,21 +245,6 @@ def sequences_of(dataset: str) -> list[Sequence]:
     return sequences
 
 
-def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
-    """What a choice of a config group stands for: its `_target_`, called with the keys that are arguments.
-
-    group: how the command line begins the names of its keys. Raises BadInput for a key that must be given and is not.
-    """
-    try:
-        return instantiate(without(config, DESCRIPTIVE), **arguments, _convert_="all")
-    except MissingMandatoryValue as error:
-        raise BadInput(f"{group}{error.full_key}: not given; say {group}{error.full_key}=...") from error
-    except InstantiationException as error:
-        if isinstance(error.__cause__, BadInput):
-            raise error.__cause__ from None
-        raise
-
-
 def build_method(config: DictConfig, protocol: Protocol) -> Method:
     """The method; BadInput if the protocol is none for it."""
     method: Method = build(config, "method.")
@@ -278,11 +274,6 @@ def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, cloc
         "clock": plain_clock,
         "source": source_digest(method._target_),
     }
-
-
-def without(config: DictConfig, keys: Collection[str]) -> DictConfig:
-    """A config but for some of its keys."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key not in keys])
 
 
 def parse_shard(shard: str) -> slice:

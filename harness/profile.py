@@ -12,7 +12,8 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.evaluate import build, build_method, entry_of, sequences_of
+from harness.build import build
+from harness.evaluate import build_method, entry_of, sequences_of
 from harness.protocol import Clock, Lap, Protocol, WallClock
 from harness.provenance import cpu_name, device_used, digest, versions
 from harness.scribbles import empty

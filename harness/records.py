@@ -38,6 +38,7 @@ from harness.summary import report_columns
 
 METADATA = b"ivosbench"
 STALE = 3600  # seconds after which a temporary file can only be that of a job that was killed
+FLAT = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)  # label maps are smaller without, and done sooner
 SCHEMA = pa.schema(
     [
         ("session_id", pa.string()),
@@ -91,6 +92,7 @@ class Record:
     error: the traceback of a failed one, or the last lines of its process; why it ended is on the last line.
     clip: {num_frames, num_objects, size}.
     rows: without scribbles and masks unless they were asked for.
+    written: when the file was, in ns of its system's clock; a record that is replaced has another.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class Record:
     clip: Mapping[str, Any]
     provenance: Mapping[str, Any]
     rows: pd.DataFrame = field(repr=False)
+    written: int
 
 
 def write(
@@ -166,7 +169,7 @@ def rows_of(round: Round, key: Key) -> Iterator[dict[str, Any]]:
     """The rows of one round, frame by frame and object by object."""
     strokes: str | None = orjson.dumps(to_json(round.new)).decode()
     for t, label_map in enumerate(round.masks):
-        mask: bytes | None = cv2.imencode(".png", label_map)[1].tobytes()
+        mask: bytes | None = cv2.imencode(".png", label_map, FLAT)[1].tobytes()
         for k in range(round.jaccard.shape[1]):
             jaccard, contour = round.jaccard[t, k].item(), round.contour[t, k].item()
             scored = not np.isnan(jaccard)
@@ -192,6 +195,7 @@ def read(path: Path, *, content: bool = False) -> Record:
     """Read a record; `content` includes scribbles and masks."""
     columns = None if content else [*report_columns, "annotated_frame"]
     try:
+        written = path.stat().st_mtime_ns
         schema = pq.read_schema(path)
         about = json.loads(schema.metadata[METADATA])
         key = Key(about["sample"], about["entry"])
@@ -199,7 +203,7 @@ def read(path: Path, *, content: bool = False) -> Record:
         if not schema.equals(SCHEMA) or path.name.removesuffix(".parquet").removesuffix(".failed") != name:
             raise ValueError("not as it was written")
         told = about["status"], about["error"], about["clip"], about["provenance"]
-        return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas())
+        return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas(), written)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(f"{path}: not a record of ours ({type(error).__name__}); delete it and run again") from error
 
@@ -212,8 +216,9 @@ def masks_of(record: Record, interaction: int) -> np.ndarray:
 
 def scribbles_of(record: Record, interaction: int) -> tuple[int, Scribbles]:
     """(annotated frame, new strokes) of round `interaction` of a record read with its content."""
-    rows = record.rows[(record.rows.interaction == interaction) & record.rows["scribbles"].notna()]
-    return int(rows.annotated_frame.iloc[0]), from_json(orjson.loads(rows["scribbles"].iloc[0]))
+    first = int(np.argmax(record.rows["interaction"].to_numpy() == interaction))
+    frame, strokes = (record.rows[column].iloc[first] for column in ("annotated_frame", "scribbles"))
+    return int(frame), from_json(orjson.loads(strokes))
 
 
 def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: int = 160) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from omegaconf import DictConfig
 
 from harness import records
 from harness.api import BadInput
-from harness.evaluate import NOTES, REFUSAL
+from harness.evaluate import noted
 from harness.provenance import digest
 from harness.records import Record
 from harness.report.leaderboard import Board, Entry, boards, curve
@@ -46,14 +45,11 @@ class Guard(Callback):
     """Ends a sweep beside its baseline. A drop, a failed sample or a refusal makes it exit 1."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        configure_log(config.hydra.job_logging)  # Hydra silences every logger once the jobs are done
-        jobs = Path(config.hydra.sweep.dir)
-        troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
-        noted = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
+        paths, troubles = noted(config)
         try:
-            if not noted:
+            if not paths:
                 raise BadInput("task=regress: nothing was played; shard= and dataset= leave no sample")
-            now = measure([records.read(Path(line)) for line in noted])
+            now = measure([records.read(path) for path in paths])
             if config["update"]:  # .update is a method of every mapping
                 update(Path(config.baseline), now)
             else:

@@ -8,8 +8,8 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from harness.api import BadInput
+from harness.build import build
 from harness.datasets import Sequence, read_labels
-from harness.evaluate import build
 from harness.metrics import Scorer
 from harness.progress import bar
 from harness.report.tables import show

@@ -56,16 +56,17 @@ def played(
     keys = ["interaction", "sequence", "scribble_idx", "object_id"]
     grouped = report.groupby(keys)[[COLUMN[metric], "timing"]].mean()
     rounds = max_interactions or (int(report.interaction.max()) if len(report) else 1)
-    quality, seconds = [], []
-    for sequence, scribble_idx, num_objects in samples:
-        wanted = [
-            (interaction, sequence, scribble_idx, object_id)
-            for interaction in range(1, rounds + 1)
-            for object_id in range(1, num_objects + 1)
-        ]
-        rows = grouped.reindex(pd.MultiIndex.from_tuples(wanted, names=keys)).to_numpy(np.float64)
-        given = rows.reshape(rounds, num_objects, 2)
-        filled = fill_in(given)
+    wanted = [
+        (interaction, sequence, scribble_idx, object_id)
+        for sequence, scribble_idx, num_objects in samples
+        for interaction in range(1, rounds + 1)
+        for object_id in range(1, num_objects + 1)
+    ]
+    rows = grouped.reindex(pd.MultiIndex.from_tuples(wanted, names=keys)).to_numpy(np.float64)
+    quality, seconds, end = [], [], 0
+    for *_, num_objects in samples:
+        start, end = end, end + rounds * num_objects
+        filled = fill_in(rows[start:end].reshape(rounds, num_objects, 2))
         quality.append(filled[:, :, 0])
         seconds.append(filled[:, :, 1].mean(axis=1))
 
@@ -86,23 +87,30 @@ def summarize(
     metric: Metric = "J_AND_F",
     threshold: float = 60.0,
 ) -> dict[str, Any]:
-    """The official summary of a report.
+    """The official summary of a report; see `official`.
 
     report: rows of `report_columns` (session_id not needed), timing in seconds.
     samples: (sequence, scribble_idx, num_objects) of every sample that should have been played; a round that the
         report lacks repeats the sample's last complete one in no time, or counts as 0 if there is none.
     max_time: seconds per object; where the curve ends. None: where the slowest round would have led to.
     max_interactions: rounds; None for as many as the report has.
-    threshold: in seconds.
-    Returns {"auc", "metric_at_threshold": {"threshold", metric}, "curve": {"time", metric}}.
     """
     given = played(report, samples, max_time=max_time, max_interactions=max_interactions, metric=metric)
+    return official(given, metric, threshold)
+
+
+def official(given: Played, metric: Metric, threshold: float) -> dict[str, Any]:
+    """The official summary of what was played.
+
+    metric: what its quality is. threshold: in seconds.
+    Returns {"auc", "metric_at_threshold": {"threshold", metric}, "curve": {"time", metric}}.
+    """
     # A mean over objects, not samples: a sequence with five objects weighs five times as much in the quality.
     curve = np.concatenate(given.quality, axis=1).mean(axis=1)
     time = np.cumsum(given.seconds.mean(axis=0))
-    if max_time:
-        objects = {sequence: num_objects for sequence, _, num_objects in samples}
-        end = max_time * sum(objects.values()) / len(objects)  # per sequence, however many scribbles it has
+    if given.max_time:
+        objects = {sequence: num_objects for sequence, _, num_objects in given.samples}
+        end = given.max_time * sum(objects.values()) / len(objects)  # per sequence, however many scribbles it has
     else:
         end = len(curve) * np.fmax.reduce(given.slowest)
     # The end is not sorted in: where rounds took longer than that, the last trapezoid is negative.

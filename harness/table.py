@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness import records
 from harness.api import BadInput, Clip
-from harness.evaluate import build, build_method, entry_of, play_missing, sequences_of, without
+from harness.build import build, unwrapped, without
+from harness.evaluate import build_method, entry_of, play_missing, sequences_of
 from harness.progress import bar
 from harness.records import Record
 from harness.report import figures, is_replaced, papers, read_references
@@ -145,12 +145,8 @@ def call(column: str, overrides: tuple[str, ...]) -> float:
     """What a column's function says of a row."""
     choices = choose(overrides).table.columns[column]
     OmegaConf.resolve(choices)
-    try:
+    with unwrapped():
         return float(instantiate(without(choices, PRINTED), _recursive_=False))
-    except InstantiationException as error:
-        if isinstance(error.__cause__, BadInput):
-            raise error.__cause__ from None
-        raise
 
 
 def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:

@@ -63,6 +63,15 @@ def recorded(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "results" / "runs").glob("*/*-*.parquet")}
 
 
+def imported(folder: Path, *overrides: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """A run, and the top-level packages that it imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command(folder, *overrides)[1:]], cwd=ROOT, text=True, capture_output=True
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return done, {line.rpartition("|")[2].strip() for line in lines}
+
+
 def table(folder: Path) -> str:
     """The CSV of the only board."""
     (path,) = (folder / "reports").glob("*/table.csv")
@@ -129,15 +138,24 @@ def test_a_refused_method_does_not_stop_the_others(tmp_path: Path) -> None:
     assert pd.read_csv(io.StringIO(table(tmp_path)))["method"].tolist() == ["grabcut"]
 
 
-def test_second_run_only_skips_and_imports_no_torch(tmp_path: Path) -> None:
+def test_second_run_only_skips_and_waits_for_no_import_it_does_not_need(tmp_path: Path) -> None:
+    """Else a run that finds all recorded and rendered takes as long as one that does not."""
     options = (*SMALL, "clock=wall", "method=stm")
     first = run(tmp_path, *options)
     assert first.returncode == 0, first.stderr
     before = recorded(tmp_path)
-    second = subprocess.run(
-        [sys.executable, "-X", "importtime", *command(tmp_path, *options)[1:]], cwd=ROOT, text=True, capture_output=True
-    )
+    second, packages = imported(tmp_path, *options)
     assert "0 samples played, 2 recorded before" in second.stderr
     assert recorded(tmp_path) == before
-    assert "| torch\n" not in second.stderr
+    assert "pandas" in packages
+    assert packages.isdisjoint({"torch", "matplotlib", "plotly"})
     assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("options", [["--help"], ["task=doctor", "--help"], ["task=doctor"]])
+def test_help_and_doctor_answer_at_once(tmp_path: Path, options: list[str]) -> None:
+    """Who asks what there is waits for no network library, and for no other heavy one."""
+    done, packages = imported(tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert "hydra" in packages
+    assert packages.isdisjoint({"torch", "pandas", "scipy", "numba", "matplotlib", "plotly"})

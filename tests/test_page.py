@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from harness import records
 from harness.records import Key, Record
 from harness.report import page
-from harness.report.leaderboard import Board, boards, reference
+from harness.report.leaderboard import Board, boards, reference, table
 from tests.test_main_job import SMALL, guests, run
 
 HOSTILE = """<b>&"'</script>"""
@@ -105,7 +105,7 @@ def open_page(browser: Browser, path: Path, width: int) -> tuple[Page, list[str]
 def test_names_are_text_and_never_markup(played: tuple[Board, Path], tmp_path: Path) -> None:
     """A clip or method named like a tag would break the page, or run in its reader's browser."""
     board, runs = played
-    seen, data = parsed(page.write_page(board, runs, tmp_path))
+    seen, data = parsed(page.write_page(board, table(board), runs, tmp_path))
     assert len(seen.scripts) == 3
     assert seen.tags.count("b") == 4  # green, red, and the failure's method and sample
     assert seen.text.count(HOSTILE) >= 2
@@ -151,7 +151,7 @@ def test_large_boards_show_some_samples_and_say_so(
     """All strips of a whole dataset would make a page that no browser opens."""
     board, runs = played
     monkeypatch.setattr(page, "STRIPS", 3)
-    seen, data = parsed(page.write_page(board, runs, tmp_path))
+    seen, data = parsed(page.write_page(board, table(board), runs, tmp_path))
     assert {sample for strip in data["strips"] for sample in strip["samples"]} <= {
         page.shown_samples(board, "j_and_f")[0]
     }
@@ -161,7 +161,7 @@ def test_large_boards_show_some_samples_and_say_so(
 def test_page_in_a_browser(played: tuple[Board, Path], browser: Browser, tmp_path: Path) -> None:
     """Sorting, slider, heat map, hover and legend are what the page is for; it must work offline, without errors."""
     board, runs = played
-    shown, wrong = open_page(browser, page.write_page(board, runs, tmp_path), 1280)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), runs, tmp_path), 1280)
     shown.get_by_role("button", name="J&F 3", exact=True).click()
     header = shown.get_by_role("columnheader", name="J&F 3", exact=True)
     column = [cell.inner_text() for cell in header.locator("xpath=ancestor::thead").locator("th").all()].index("J&F 3")
@@ -208,7 +208,7 @@ def test_page_in_a_browser(played: tuple[Board, Path], browser: Browser, tmp_pat
 def test_page_fits_its_window(played: tuple[Board, Path], browser: Browser, tmp_path: Path, width: int) -> None:
     """On a phone, too, nothing may stick out of the page or lie over its neighbour."""
     board, runs = played
-    shown, wrong = open_page(browser, page.write_page(board, runs, tmp_path), width)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), runs, tmp_path), width)
     shown.screenshot(path=tmp_path / f"page-{width}.png", full_page=True)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     places = "section, h2, #legend, .plots > div, .controls, #heat-map, #heat-map + p, #strip figure, details, dt, dd"
@@ -223,7 +223,7 @@ def test_page_fits_its_window(played: tuple[Board, Path], browser: Browser, tmp_
 def test_page_without_thumbnails_says_so(played: tuple[Board, Path], browser: Browser, tmp_path: Path) -> None:
     """Whoever deletes the thumbnails keeps the rest of the page."""
     board, _ = played
-    shown, wrong = open_page(browser, page.write_page(board, tmp_path, tmp_path), 1280)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), tmp_path, tmp_path), 1280)
     assert "thumbnails were deleted" in shown.locator("#film-told").inner_text()
     assert shown.locator("#by-time .trace").count() > 0
     assert wrong == []

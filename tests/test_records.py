@@ -16,7 +16,7 @@ from harness.api import BadInput, Stroke
 from harness.protocol import Protocol
 from harness.provenance import source_digest
 from harness.records import Key, Record
-from harness.report import exchange
+from harness.report import exchange, render
 from harness.report.leaderboard import TOLD, boards, differences, entry, intervals, reference, table
 from harness.scribbles import empty
 from harness.session import Round, on_frame
@@ -100,6 +100,35 @@ def test_other_protocols_never_share_a_board(tmp_path: Path) -> None:
     assert [len(board.samples) for board in boards(found)] == [1, 1, 1]
     found.append(records.read(write(tmp_path, index=2)))
     assert sorted(table(board)["samples"].item() for board in boards(found)) == ["1 of 1", "1 of 1", "2 of 2"]
+
+
+def test_files_are_made_again_only_if_what_they_show_has_changed(tmp_path: Path) -> None:
+    """Else a cached run draws every figure anew, or a page shows scores that are no longer those of the records."""
+    paths = [write(tmp_path / "runs", index=i) for i in (1, 2)]
+
+    def made(count: int = 2, until: float | None = None) -> dict[str, int]:
+        render([records.read(path) for path in paths[:count]], tmp_path, tmp_path / "reports", until=until)
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "reports" / "d-p-wall").iterdir()}
+
+    first = made()
+    assert {"index.html", "table.md", "table.tex", "curves.png", "curves.svg", "curves.pdf"} < first.keys()
+    assert made() == first
+    page = tmp_path / "reports" / "d-p-wall" / "index.html"
+    assert "clip-2" in page.read_text()
+
+    page.unlink()
+    second = made()
+    assert second.keys() == first.keys()
+    page.write_text("changed")
+    third = made()
+    fourth = made(until=1)
+    fifth = made(count=1)
+    assert "clip-2" not in page.read_text()
+    times = [each["index.html"] for each in (first, second, third, fourth, fifth)]
+    assert times == sorted(set(times))
+    paths[0].unlink()
+    write(tmp_path / "runs", index=1)
+    assert made(count=1)["index.html"] > times[-1]
 
 
 def test_official_csv_round_trip_keeps_the_score(tmp_path: Path) -> None:

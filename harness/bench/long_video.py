@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip
 from harness.bench import choose, given, keep
+from harness.build import build
 from harness.datasets.synthetic import load_clip
-from harness.evaluate import build
 from harness.isolate import Died, in_children
 from harness.progress import bar
 from harness.protocol import Protocol, WallClock
@@ -109,21 +109,26 @@ def measure(items: Sequence[Long]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def looking() -> Iterator[list[tuple[float, float, float]]]:
-    """Look at this process's memory again and again while the block runs."""
+    """Look at this process's memory when the block begins, again and again, and when it ends."""
     looks: list[tuple[float, float, float]] = []
     start, ended = time.monotonic(), threading.Event()
 
     def look() -> None:
-        while not ended.wait(OFTEN):
-            looks.append((time.monotonic() - start, *held()))
+        looks.append((time.monotonic() - start, *held()))
 
-    thread = threading.Thread(target=look)
+    def look_often() -> None:
+        while not ended.wait(OFTEN):
+            look()
+
+    look()
+    thread = threading.Thread(target=look_often)
     thread.start()
     try:
         yield looks
     finally:
         ended.set()
         thread.join()
+        look()
 
 
 def held() -> tuple[float, float]:

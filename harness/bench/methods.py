@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from harness import records
 from harness.api import BadInput, Clip, Interaction, Method, Prediction
 from harness.bench import choose, given, keep
+from harness.build import build
 from harness.datasets import Sequence as Sample
 from harness.datasets.synthetic import load_clip
-from harness.evaluate import build, entry_of
+from harness.evaluate import entry_of
 from harness.isolate import CONTEXT, end_with_parent, receive
 from harness.profile import Profiler
 from harness.progress import bar

@@ -10,16 +10,15 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from harness import records
 from harness.api import BadInput
-from harness.evaluate import NOTES, REFUSAL
+from harness.evaluate import noted
 from harness.provenance import digest
 from harness.records import Record
-from harness.report import exchange, figures
+from harness.report import exchange, made
 from harness.report.leaderboard import (
     READING,
     Board,
@@ -31,7 +30,6 @@ from harness.report.leaderboard import (
     reference,
     table,
 )
-from harness.report.page import write_page
 from harness.report.tables import latex, markdown, show
 
 log = logging.getLogger(__name__)
@@ -41,14 +39,10 @@ class Leaderboard(Callback):
     """Ends a sweep with the leaderboard of the records its jobs noted. A refusal or a failed sample makes it exit 1."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        configure_log(config.hydra.job_logging)  # Hydra silences every logger once the jobs are done
-        jobs = Path(config.hydra.sweep.dir)
+        paths, troubles = noted(config)
         records.clear_stale(Path(config.results, "runs"))
-        troubles = sorted({file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")})
-        noted = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
         try:
-            found = [records.read(Path(line)) for line in dict.fromkeys(noted)]
-            failed = render(found, Path(config.results), Path(config.reports))
+            failed = render([records.read(path) for path in paths], Path(config.results), Path(config.reports))
         except BadInput as error:
             sys.exit(str(error))
         except Exception:  # Hydra would make a warning of it, and exit 0
@@ -106,7 +100,7 @@ def newest(found: list[Record]) -> list[Record]:
         sources[canonical(but_source)][record.key.entry["source"]].append(record)
     kept = []
     for versions in sources.values():
-        *older, last = sorted(versions.values(), key=lambda group: max(r.path.stat().st_mtime for r in group))
+        *older, last = sorted(versions.values(), key=lambda group: max(r.written for r in group))
         kept += last
         if older:
             log.info("%s: %d records of older code left out", last[0].path.parent.name, sum(map(len, older)))
@@ -124,8 +118,8 @@ def render(
 ) -> Counter[str]:
     """Print each board's table and write its folder below `reports`; returns how many samples failed, by status.
 
-    A folder holds index.html, the table (.md, .csv, .tex), intervals.csv, differences.csv, curves (.png, .svg, .pdf), a
-    film strip per entry, and what `report` was asked for.
+    A folder holds what `write` writes, and what `report` was asked for. What is there is not written again while
+    nothing that it is made from has changed; see `harness.report.made`.
     """
     failed: Counter[str] = Counter()
     for name, board in named(boards(found)):
@@ -137,29 +131,55 @@ def render(
             else:
                 board.entries.append(entry)
         folder = reports / name
-        folder.mkdir(parents=True, exist_ok=True)
         scores = table(board, until)
-        scores.to_csv(folder / "table.csv", index=False)
-        intervals(board).to_csv(folder / "intervals.csv", index=False)
-        differences(board).to_csv(folder / "differences.csv", index=False)
-        pictures = figures.curves(board, folder)[:1]
+        inputs = made.inputs(board, results / "runs", until)
+        if made.is_from(inputs, folder):
+            log.info("up to date: %s", folder)
+        else:
+            made.note(inputs, folder, write(board, scores, results / "runs", folder))
+            log.info("written: %s", folder)
         for entry in (entry for entry in board.entries if entry.records and len(entry.rounds)):
-            if strip := figures.film_strip(entry, results / "runs", folder):
-                pictures.append(strip)
             if csv:
                 exchange.write_csv(entry, folder)
             if masks:
                 exchange.write_masks(entry, folder)
-        shown = "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures)
-        told = "\n".join(f"- {note}" for note in (*READING, *notes(board)))
-        (folder / "table.md").write_text(f"# {board.title}\n\n{markdown(scores)}\n\n{shown}\n\n{told}\n")
-        write_page(board, results / "runs", folder)
-        middle = [f"{board.metric} {i}" for i in range(2, len(scores.columns))]
-        less = [*middle, "round AUC, held", "90 % at [s]", "until [s]", "frames/s"]
-        (folder / "table.tex").write_text(latex(scores.drop(columns=less, errors="ignore"), board.title))
-        show(board.title, scores, optional=less)
-        log.info("written: %s", folder)
+        show(board.title, scores, optional=secondary(board, scores))
     return failed
+
+
+def write(board: Board, scores: pd.DataFrame, runs: Path, folder: Path) -> list[Path]:
+    """Write a board and its table `scores` into `folder`; returns the files.
+
+    They are index.html, the table (.md, .csv, .tex), intervals.csv, differences.csv, curves (.png, .svg, .pdf) and a
+    film strip per entry.
+    """
+    from harness.report import figures  # whoever finds all written need not wait for Matplotlib and Plotly
+    from harness.report.page import write_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = {"table": scores, "intervals": intervals(board), "differences": differences(board)}
+    files = [folder / f"{name}.csv" for name in frames]
+    for path, frame in zip(files, frames.values(), strict=True):
+        frame.to_csv(path, index=False)
+    curves = figures.curves(board, folder)
+    played = [entry for entry in board.entries if entry.records and len(entry.rounds)]
+    strips = [strip for entry in played if (strip := figures.film_strip(entry, runs, folder))]
+    shown = "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in (curves[0], *strips))
+    told = "\n".join(f"- {note}" for note in (*READING, *notes(board)))
+    texts = {
+        "table.md": f"# {board.title}\n\n{markdown(scores)}\n\n{shown}\n\n{told}\n",
+        "table.tex": latex(scores.drop(columns=secondary(board, scores), errors="ignore"), board.title),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    page = write_page(board, scores, runs, folder)
+    return [*files, *curves, *strips, *(folder / name for name in texts), page]
+
+
+def secondary(board: Board, scores: pd.DataFrame) -> list[str]:
+    """The columns of a table that are left out where there is little room."""
+    middle = [f"{board.metric} {i}" for i in range(2, len(scores.columns))]
+    return [*middle, "round AUC, held", "90 % at [s]", "until [s]", "frames/s"]
 
 
 def named(boards: list[Board]) -> list[tuple[str, Board]]:

@@ -27,7 +27,6 @@ STYLE: Any = {
     "axes.spines.top": False,
     "font.size": 9,
     "grid.alpha": 0.3,
-    "savefig.bbox": "tight",
     "savefig.dpi": 150,
     "svg.hashsalt": "ivosbench",
 }
@@ -109,21 +108,30 @@ def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path
     marked = {i: records.scribbles_of(record, i) for i in shown}
     times = sorted({*np.linspace(0, len(frames) - 1, columns).round().astype(int), *(f for f, _ in marked.values())})
     score = record.rows.groupby(["interaction", "frame"])["j_and_f"].mean()
+    height, width = frames.shape[1:3]
+    above, beside = round(0.1 * width), round(0.02 * width)  # room for a title, and between two pictures
+    whole = np.full((len(shown) * (height + above), len(times) * (width + beside), 3), 255, np.uint8)
+    inches = 1.65 / width
+    size = (inches * whole.shape[1] + 0.2, inches * whole.shape[0] + 0.2)
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        size = (1.7 * len(times), 1.15 * len(shown) + 0.3)
-        figure, axes = plt.subplots(len(shown), len(times), figsize=size, squeeze=False, layout="constrained")
-        for row, i in zip(axes, shown, strict=True):
+        figure = plt.figure(figsize=size)
+        # One axis for all pictures: to lay out one for each takes longer than everything else.
+        axis = figure.add_axes((0.2 / size[0], 0, 1 - 0.2 / size[0], 1 - 0.2 / size[1]))
+        for row, i in enumerate(shown):
             masks = records.masks_of(record, i)
-            for axis, t in zip(row, times, strict=True):
-                strokes = marked[i][1].frames[t]
-                axis.imshow(overlay(frames[t], masks[t]))
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-                axis.set_title(f"frame {t}  J&F {score[i, t]:.2f}", fontsize=6, pad=2)
-                if strokes:
-                    mark(axis, draw(strokes, frames.shape[1:3]))
-            row[0].set_ylabel(f"round {i}", fontsize=7)
-        figure.suptitle(f"{entry.label}{untrained(entry)} on {record.key.sample['sequence']}", fontsize=8)
+            y = row * (height + above) + above
+            axis.text(-beside, y + height / 2, f"round {i}", rotation=90, ha="right", va="center", fontsize=7)
+            for column, t in enumerate(times):
+                x = column * (width + beside)
+                whole[y : y + height, x : x + width] = overlay(frames[t], masks[t])
+                title = f"frame {t}  J&F {score[i, t]:.2f}"
+                axis.text(x + width / 2, y - 0.02 * width, title, ha="center", va="bottom", fontsize=6)
+                if strokes := marked[i][1].frames[t]:
+                    mark(axis, draw(strokes, (height, width)), x, y)
+        axis.imshow(whole)
+        axis.set_axis_off()
+        title = f"{entry.label}{untrained(entry)} on {record.key.sample['sequence']}"
+        figure.text(0.5, 1 - 0.05 / size[1], title, ha="center", va="top", fontsize=8)
         return save(figure, folder / f"strip-{entry.slug}", formats=("jpg",))[0]
 
 
@@ -147,11 +155,11 @@ def overlay(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(small[..., None] > 0, (0.45 * frame + 0.55 * tint).astype(np.uint8), frame)
 
 
-def mark(axis: Axes, drawn: np.ndarray) -> None:
-    """Show drawn strokes (H×W, -1 where there is none)."""
+def mark(axis: Axes, drawn: np.ndarray, left: int, top: int) -> None:
+    """Show drawn strokes (H×W, -1 where there is none) on the picture whose first pixel is at `left`, `top`."""
     for there, colour in ((drawn > 0, "#00FF00"), (drawn == 0, "#FF0000")):
         y, x = np.nonzero(there)
-        axis.scatter(x, y, s=0.6, c=colour, linewidths=0)
+        axis.scatter(x + left, y + top, s=0.6, c=colour, linewidths=0)
 
 
 def styles(entries: list[Entry]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from harness import statistics
 from harness.api import BadInput
 from harness.protocol import Protocol
 from harness.records import Record
-from harness.summary import Metric, Played, played, report_columns, summarize
+from harness.summary import Metric, Played, official, played, report_columns
 
 TOLD = ("scribbles", "commit", "hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance
 NOISE = "≈"
@@ -29,8 +29,9 @@ class Entry:
 
     weights: {name, digest, training}.
     samples: how many are complete; failed: how many are not; failures: the records of these.
-    played: (sequence, scribble_idx, num_objects) of the complete ones.
-    rounds: the official report's rows of the complete ones; summary: the official one of these, if there are any.
+    rounds: the official report's rows of the complete ones.
+    played: what these came to by the board's protocol; None if there are none, as for a summary that was read.
+    summary: the official one of these, if there are any.
     records: the complete ones; none for scores that were read from a report.
     """
 
@@ -40,8 +41,8 @@ class Entry:
     samples: int
     failed: int
     rounds: pd.DataFrame = field(repr=False)
+    played: Played | None = field(repr=False)
     summary: dict[str, Any] | None = field(repr=False)
-    played: list[tuple[str, int, int]] = field(repr=False, default_factory=list)
     records: list[Record] = field(repr=False, default_factory=list)
     failures: list[Record] = field(repr=False, default_factory=list)
 
@@ -135,6 +136,7 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
     complete = sorted((r for r in records if r.status == "complete"), key=lambda r: r.path.name)
     rounds = pd.concat([r.rows for r in complete], ignore_index=True) if complete else pd.DataFrame()
     samples = [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in complete]
+    came_to = outcome(rounds, samples, protocol) if complete else None
     about = records[0].key.entry
     return Entry(
         name,
@@ -143,8 +145,8 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
         len(complete),
         len(records) - len(complete),
         rounds,
-        summary(rounds, samples, protocol) if complete else None,
-        samples,
+        came_to,
+        official(came_to, protocol.metric, protocol.threshold) if came_to else None,
         complete,
         [r for r in records if r.status != "complete"],
     )
@@ -160,31 +162,23 @@ def reference(name: str, given: pd.DataFrame | dict[str, Any], board: Board) -> 
     """
     if isinstance(given, dict):
         known = board.protocol.metric in given["curve"]
-        return Entry(name, name, AS_REPORTED, 0, 0, pd.DataFrame(), given) if known else None
+        return Entry(name, name, AS_REPORTED, 0, 0, pd.DataFrame(), None, given) if known else None
     objects = given.groupby(["sequence", "scribble_idx"], as_index=False)["object_id"].max()
     samples = list(objects.itertuples(index=False, name=None))
     if not {sample[:2] for sample in samples} <= set(board.samples):
         return None
-    return Entry(name, name, AS_REPORTED, len(samples), 0, given, summary(given, samples, board.protocol), samples)
+    came_to = outcome(given, samples, board.protocol)
+    told = official(came_to, board.protocol.metric, board.protocol.threshold)
+    return Entry(name, name, AS_REPORTED, len(samples), 0, given, came_to, told)
 
 
-def summary(rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol) -> dict[str, Any]:
-    """The official summary of a report on samples (sequence, scribble_idx, num_objects)."""
-    return summarize(
+def outcome(
+    rounds: pd.DataFrame, samples: list[tuple[str, int, int]], protocol: Protocol, metric: Metric | None = None
+) -> Played:
+    """What a report on samples (sequence, scribble_idx, num_objects) came to, by the protocol's metric or another."""
+    return played(
         rounds[report_columns].dropna(subset="jaccard"),
         samples,
-        max_time=protocol.seconds_per_object,
-        max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
-        metric=protocol.metric,
-        threshold=protocol.threshold,
-    )
-
-
-def outcome(entry: Entry, protocol: Protocol, metric: Metric | None = None) -> Played:
-    """What an entry's complete samples came to, by the protocol's metric or another, for `harness.statistics`."""
-    return played(
-        entry.rounds[report_columns].dropna(subset="jaccard"),
-        entry.played,
         max_time=protocol.seconds_per_object,
         max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
         metric=metric or protocol.metric,
@@ -234,21 +228,22 @@ def table(board: Board, until: float | None = None) -> pd.DataFrame:
             time, score = curve(entry, board)
             whole = statistics.Curves(np.array(time), np.array(score))
             row["AUC"] = entry.summary["auc"]
-            if entry.samples:
-                mine = outcome(entry, board.protocol)
-                low, high = statistics.interval(mine, "auc", board.protocol.threshold)
+            if entry.played:
+                low, high = statistics.interval(entry.played, "auc", board.protocol.threshold)
                 row["95 %"] = "" if np.isnan(low) else f"{low:.3f}–{high:.3f}"
             row["until [s]"] = time[-1]
-            if until and entry.samples and not entry.shared:
-                row[f"AUC to {until:g}s"] = statistics.auc(mine, until)
+            if until and entry.played and not entry.shared:
+                row[f"AUC to {until:g}s"] = statistics.auc(entry.played, until)
             for name, column in scores(board).items():
                 row.setdefault(column, float(statistics.value(whole, name, board.protocol.threshold)))
             row |= speed(entry.rounds) if len(entry.rounds) else {}
         if entry.shared:
             untold = (*(scores(board)[name] for name in TIMED), "until [s]", "s/round", "frames/s")
             row |= dict.fromkeys(untold, np.nan) | {"95 %": ""}
-        if i and row["rank"] != "-" and entry.samples and paired(entry, ranked[i - 1], board, "auc").noise:
-            row["rank"] += f" {NOISE}"
+        above = ranked[i - 1].played if i else None
+        if row["rank"] != "-" and entry.played and above:
+            lead = statistics.difference(entry.played, above, "auc", board.protocol.threshold)
+            row["rank"] += f" {NOISE}" if lead.noise else ""
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -274,13 +269,12 @@ def scores(board: Board) -> dict[str, str]:
 def intervals(board: Board) -> pd.DataFrame:
     """Every score of every entry with its 95 % bootstrap interval over sequences, a line each."""
     lines = []
-    for entry in (entry for entry in board.entries if entry.samples):
-        mine = outcome(entry, board.protocol)
+    for entry in board.entries:
         for name, column in scores(board).items():
-            if entry.shared and name in TIMED:
+            if entry.played is None or (entry.shared and name in TIMED):
                 continue
-            value = statistics.score(mine, name, board.protocol.threshold)
-            low, high = statistics.interval(mine, name, board.protocol.threshold)
+            value = statistics.score(entry.played, name, board.protocol.threshold)
+            low, high = statistics.interval(entry.played, name, board.protocol.threshold)
             lines.append({"method": entry.label, "score": column, "value": value, "low": low, "high": high})
     return pd.DataFrame(lines)
 
@@ -288,22 +282,16 @@ def intervals(board: Board) -> pd.DataFrame:
 def differences(board: Board) -> pd.DataFrame:
     """How any two entries differ on the samples that both have, with the difference's 95 % interval."""
     lines = []
-    for one, other in combinations([entry for entry in board.entries if entry.samples], 2):
+    for one, other in combinations(board.entries, 2):
         for name in ("auc", "at_threshold", "round_auc"):
-            if (one.shared or other.shared) and name in TIMED:
+            if one.played is None or other.played is None or ((one.shared or other.shared) and name in TIMED):
                 continue
-            found = paired(one, other, board, name)
+            found = statistics.difference(one.played, other.played, name, board.protocol.threshold)
             lines.append(
                 {"method": one.label, "minus": other.label, "score": scores(board)[name], **asdict(found)}
                 | {"noise": found.noise}
             )
     return pd.DataFrame(lines)
-
-
-def paired(one: Entry, other: Entry, board: Board, name: str) -> statistics.Difference:
-    """A score of one entry minus another's, see `harness.statistics.difference`."""
-    mine, theirs = (outcome(entry, board.protocol) for entry in (one, other))
-    return statistics.difference(mine, theirs, name, board.protocol.threshold)
 
 
 def curve(entry: Entry, board: Board) -> tuple[list[float], list[float]]:

@@ -19,7 +19,7 @@ from harness import records
 from harness.api import Stroke
 from harness.records import Record
 from harness.report.figures import OBJECTS, styles, untrained
-from harness.report.leaderboard import READING, Board, Entry, curve, notes, table
+from harness.report.leaderboard import READING, Board, Entry, curve, notes
 from harness.summary import COLUMN
 
 STRIPS = 60  # film strips on a page; more make it too heavy to open
@@ -27,13 +27,13 @@ PICTURES = 8  # frames of a strip, beside those that were annotated
 DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}  # matplotlib's lines as Plotly calls them
 
 
-def write_page(board: Board, runs: Path, folder: Path) -> Path:
+def write_page(board: Board, scores: pd.DataFrame, runs: Path, folder: Path) -> Path:
     """Write `folder`/index.html, which needs neither network nor other files.
 
+    scores: the board's table.
     runs: the folder of the records, where the clips' thumbnails lie.
     """
     column = COLUMN[board.protocol.metric]
-    scores = table(board)
     shown = shown_samples(board, column)
     gc.disable()  # a strip's strokes are parsed from millions of small lists, none in a cycle, which it would walk
     try:

@@ -109,9 +109,8 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
     column, board, figure = table.columns[i], row.boards[i], row.figures[i]
     if figure is not None:
         return Cell(figure)
-    if board is None or board.entries[0].summary is None:
+    if board is None or (entry := board.entries[0]).played is None:
         return None
-    entry = board.entries[0]
     if entry.shared and column.score in (*TIMED, "s/frame"):
         return None
     if column.score == "s/frame":
@@ -120,12 +119,12 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
         scores = by_object_and_frame(entry)
         return Cell(column.unit * float(np.percentile(scores, float(column.score.removeprefix("percentile ")))))
     name, threshold = column.score, board.protocol.threshold
-    mine = outcome(entry, board.protocol, column.metric)
+    mine = outcome(entry.rounds, entry.played.samples, board.protocol, column.metric)
     low, high = interval(mine, name, threshold)
     other = next((r.boards[i] for r in table.rows if r.label == table.against and r.label != row.label), None)
     noise = False
-    if other is not None and other.entries[0].summary is not None and other.protocol == board.protocol:
-        theirs = outcome(other.entries[0], other.protocol, column.metric)
+    if other is not None and (against := other.entries[0]).played and other.protocol == board.protocol:
+        theirs = outcome(against.rounds, against.played.samples, other.protocol, column.metric)
         noise = difference(mine, theirs, name, threshold).noise
     return Cell(column.unit * score(mine, name, threshold), column.unit * low, column.unit * high, noise)
 
