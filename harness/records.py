@@ -147,6 +147,18 @@ def write(
     return path
 
 
+def copy_scores(path: Path, folder: Path) -> Path:
+    """Copy a record into `folder` without strokes and masks, which are most of it."""
+    table = pq.read_table(path)
+    for name in ("scribbles", "mask"):
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.nulls(len(table), field.type))
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{path.stem}-{platform.node()}-{os.getpid()}.tmp"
+    pq.write_table(table, temporary, compression="zstd")
+    return temporary.replace(folder / path.name)
+
+
 def link_first(temporary: Path, path: Path) -> None:
     """Give the file its name unless another job was quicker."""
     try:
