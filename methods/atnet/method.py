@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from methods.atnet.network import (
     THRESHOLD,
     ATNetwork,
     Entry,
+    Kept,
     Local,
     LocalSoftmax,
     MatchRegion,
@@ -26,12 +27,13 @@ from methods.atnet.network import (
     Variant,
 )
 from methods.blocks.options import one_of
-from methods.blocks.trunk import normalise
+from methods.blocks.precision import Precision, inference
+from methods.blocks.shelf import Cache, Shelf, volume
+from methods.blocks.trunk import fold, normalise
 from methods.blocks.weights import official_file, prepare
 
 OFFICIAL_FILE = "ATNet-checkpoint.pth"
 PUBLISHED = "github.com/yuk6heo/IVOS-ATNet"
-Cache = Literal["device", "cpu", "none"]
 MULTIPLE = 32
 ELLIPSE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
@@ -42,6 +44,7 @@ class ATNet(Method):
     local, local_softmax, global_mode, local_mode, match_region: the network, see `methods.atnet.network.Variant`.
     size, weights, device, seed: see `methods.blocks.weights.prepare`.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
+    precision: see `methods.blocks.precision.inference`.
     """
 
     takes_masks = False
@@ -54,12 +57,14 @@ class ATNet(Method):
         local_mode: Mode = "transfer",
         match_region: MatchRegion = "prediction",
         cache: Cache = "device",
+        precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(Cache, cache=cache)
+        one_of(Precision, precision=precision)
         variant = Variant(local, local_softmax, global_mode, local_mode, match_region)
         self.network = prepare(
             lambda: ATNetwork(size, variant),
@@ -69,24 +74,24 @@ class ATNet(Method):
             seed,
         )
         self.cache: Cache = cache
+        self.precision: Precision = precision
 
-    @torch.inference_mode()
     def warm_up(self, clip: Clip) -> None:
         """Play two rounds without a stroke on three frames of the clip, on a sample that is thrown away."""
-        sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.cache)
-        for frame in (0, len(sample.frames) - 1):
-            sample.play(frame, ())
+        with inference(self.network, self.precision):
+            sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.cache)
+            for frame in (0, len(sample.frames) - 1):
+                sample.play(frame, ())
 
-    @torch.inference_mode()
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
         self.sample = Sample(self.network, clip, self.cache)
 
-    @torch.inference_mode()
     def interact(self, interaction: Interaction) -> Prediction:
         """One round: all strokes of the annotated frame so far make its masks anew, which are then transferred."""
         frame = interaction.frame
-        self.sample.play(frame, interaction.all.frames[frame])
+        with inference(self.network, self.precision):
+            self.sample.play(frame, interaction.all.frames[frame])
         return Prediction(self.sample.labels.copy())
 
 
@@ -95,25 +100,27 @@ class Sample:
 
     p: T×N×H×W, the objects' probabilities, superposed (Equation 6). labels: uint8 T×H×W, made of them.
     annotated, memory: the annotated frame of each round and its entry, of one annotated twice both.
-    pictures: the encoded frames. They never change, so each is computed once.
+    pictures: the encoded frames; kept: what else T-Net need not do again.
 
-    At paper size and 480×854 a frame's picture takes 78 MB and its probabilities 1.6 MB per object. cache="device"
-    keeps both there, "cpu" both in main memory; "none" keeps no pictures, encodes frames anew in every round and has p
-    in main memory: a round then needs the device, whatever the length of the clip, for the working memory of A-Net and
-    T-Net, at most four pictures and the memory's 14 MB, and 14 MB more per object, of each round.
+    At paper size and 480×854 a frame's picture takes 78 MB, what is kept beside it 14 MB, 14 MB per object and 9 MB for
+    each side it was reached from, its probabilities 1.6 MB per object, see `methods.blocks.shelf` for where they wait;
+    "disk" keeps pictures only. With cache="none" a round needs the device, whatever the length of the clip, for the
+    working memory of A-Net and T-Net, at most four pictures and the memory's 14 MB, and 14 MB more per object, of each
+    round.
     """
 
     def __init__(self, network: ATNetwork, clip: Clip, cache: Cache) -> None:
         time, height, width, _ = clip.frames.shape
-        self.network = network
+        self.network = fold(network)
         self.device = next(network.parameters()).device
         self.frames = clip.frames
-        self.keeps_pictures = cache != "none"
+        self.pictures: Shelf[Picture] = Shelf(cache, self.device)
+        self.keeps = cache in ("device", "cpu")
         self.shelf = self.device if cache == "device" else torch.device("cpu")
-        self.pictures: dict[int, Picture] = {}
+        self.kept: dict[int, Kept] = {}
         self.annotated: list[int] = []
         self.memory: list[Entry] = []
-        self.p = torch.zeros((time, clip.num_objects, height, width), device=self.shelf)
+        self.p = volume((time, clip.num_objects, height, width), cache, self.device)
         self.labels = np.zeros((time, height, width), np.uint8)
 
     def play(self, a: int, strokes: Sequence[Stroke]) -> None:
@@ -122,11 +129,11 @@ class Sample:
         with record_function("a_net"):
             planes = pad(torch.from_numpy(annotation_planes(strokes, last, self.p.shape[1], self.size)).to(self.device))
             annotated = self.network.a_net(self.image(a), planes)
-        picture = self.picture(a)
+        picture = self.pictures.get(a, partial(self.encode, a))
         self.annotated.append(a)
         with record_function("memorize"):
             self.memory.append(self.network.t_net.remember(picture, planes, annotated))
-        p = annotated.logits.sigmoid()
+        p = annotated.logits.float().sigmoid()
         self.store(a, crop(p, self.size))
         for step in (-1, 1):
             self.transfer(a, step, picture, p)
@@ -139,8 +146,9 @@ class Sample:
         for distance in range(1, n + 1):
             t = a + step * distance
             with record_function("t_net"):
-                target = self.picture(t)
-                p = self.network.t_net(target, picture, p, self.memory).logits.sigmoid()
+                target = self.pictures.get(t, partial(self.encode, t))
+                kept = self.kept.setdefault(t, Kept(self.shelf)) if self.keeps else None
+                p = self.network.t_net(target, picture, p, self.memory, kept, step).logits.float().sigmoid()
             picture = target
             self.store(t, superpose(crop(p, self.size), self.p[t].to(self.device), distance, b))
 
@@ -151,14 +159,9 @@ class Sample:
         self.labels[t] = ((label + 1) * (best > THRESHOLD)).cpu().numpy()
 
     @record_function("encode")
-    def picture(self, t: int) -> Picture:
-        """The encoded frame."""
-        if t in self.pictures:
-            return self.pictures[t].to(self.device)
-        picture = self.network.t_net.encode(self.image(t))
-        if self.keeps_pictures:
-            self.pictures[t] = picture.to(self.shelf)
-        return picture
+    def encode(self, t: int) -> Picture:
+        """Embed a frame."""
+        return self.network.t_net.encode(self.image(t))
 
     def image(self, t: int) -> Tensor:
         """The frame as the networks take it, 3×H×W padded."""

@@ -8,11 +8,14 @@ Resizing is bilinear with the corners aligned.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
@@ -28,6 +31,7 @@ MatchRegion = Literal["prediction", "scribble"]
 SE_REDUCTION = 16
 RADIUS, STRIDE = 4, 2  # of the local region: d offsets of 2 to each side
 SIDE = 2 * RADIUS + 1
+BLOCK = 12  # columns of a phase that are compared at once; more waste products, fewer copies
 THRESHOLD = 0.8  # Section 3.3: lower probabilities are no object
 
 
@@ -82,11 +86,11 @@ class SEBottleneck(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: B×planes×h×w. Returns B×4·width×h×w, smaller by the stride."""
-        u = self.bn1(self.conv1(x)).relu()
-        u = self.bn2(self.conv2(u)).relu()
+        u = self.bn1(self.conv1(x)).relu_()
+        u = self.bn2(self.conv2(u)).relu_()
         u = self.bn3(self.conv3(u))
         gate = self.conv_up(self.conv_down(u.mean(dim=(2, 3), keepdim=True)).relu()).sigmoid()
-        return (gate * u + (x if self.downsample is None else self.downsample(x))).relu()
+        return torch.addcmul(x if self.downsample is None else self.downsample(x), gate, u).relu_()
 
 
 class Features(NamedTuple):
@@ -113,7 +117,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         """x: B×planes×H×W."""
-        res2 = self.res2(self.maxpool(self.bn1(self.conv1(x)).relu()))
+        res2 = self.res2(self.maxpool(self.bn1(self.conv1(x)).relu_()))
         res3 = self.res3(res2)
         return Features(self.res5(self.res4(res3)), res3, res2)
 
@@ -143,11 +147,11 @@ class Decoder(nn.Module):
         self.predict = nn.Sequential(
             nn.Conv2d(2 * d, d, 3, padding=1, bias=False),
             nn.BatchNorm2d(d),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(0.5),  # a guess: the numbering of the released layers leaves room for something here
             nn.Conv2d(d, d, 3, padding=1, bias=False),
             nn.BatchNorm2d(d),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(0.1),
             nn.Conv2d(d, 1, 1),
         )
@@ -157,14 +161,18 @@ class Decoder(nn.Module):
 
         Returns logits n×H×W and the mid-layer feature, n×2D×H/4×W/4.
         """
-        m = self.refine8(skip8 + enlarge(self.compress(y), 2, aligned=True))
+        m = self.refine8(enlarge(self.compress(y), 2, aligned=True).add_(skip8))
         if q is not None:
-            m = m + 0.5 * resize(q, m)  # the factor is the released code's
-        m = self.refine4(skip4 + enlarge(m, 2, aligned=True))
+            m.add_(resize(q, m), alpha=0.5)  # the factor is the released code's
+        m = self.refine4(enlarge(m, 2, aligned=True).add_(skip4))
         if q is not None:
-            m = m + 0.5 * resize(q, m)
-        mid = torch.cat((m, enlarge(self.aspp(y), 4, aligned=True)), dim=1)
-        return enlarge(self.predict(mid), 4, aligned=True).squeeze(1), mid
+            m.add_(resize(q, m), alpha=0.5)
+        context = self.aspp(y)
+        mid = torch.cat((m, enlarge(context, 4, aligned=True)), dim=1)
+        first = cast(nn.Conv2d, self.predict[0])  # of `mid`; half of it is cheaper before the context is enlarged
+        of_m, of_context = first.weight.chunk(2, dim=1)
+        x = F.conv2d(m, of_m, first.bias, padding=1).add_(enlarged_convolution(context, of_context, 4))
+        return enlarge(self.predict[1:](x), 4, aligned=True).squeeze(1), mid
 
 
 class Annotated(NamedTuple):
@@ -237,6 +245,22 @@ class Entry(NamedTuple):
     objects: Tensor
 
 
+@dataclass
+class Kept:
+    """What T-Net keeps of a target for later rounds, on a device: none of it will change.
+
+    own: the picture's part of the fusion, P×C×h×w. total: the sum of A F_o, fused, over the first `count` annotations,
+    n×C×h×w; for matching, the largest similarity to them, n×1×h×w. transitions: A^L, P×81 at the size of F^L, of the
+    neighbour on each side.
+    """
+
+    device: torch.device
+    own: Tensor | None = None
+    total: Tensor | None = None
+    count: int = 0
+    transitions: dict[int, Tensor] = field(default_factory=dict)
+
+
 class Transferred(NamedTuple):
     """T-Net's answer for n objects. logits: n×H×W; q: A^L p^L, n×1 at the size of F^L, None without a local module.
 
@@ -275,45 +299,77 @@ class TNet(nn.Module):
         The fusion is linear, so that its part in F_o is played here, once, and not after the transfer at each target.
         """
         if self.variant.global_mode == "transfer":
-            return Entry(picture.deep, self.fuse_objects(self.converter(annotated)))
+            return Entry(picture.deep, self.fuse_objects(self.converter(annotated)).contiguous())
         predicted = self.variant.match_region == "prediction"
         region = annotated.logits.sigmoid() > THRESHOLD if predicted else planes[:, 1] > 0.5
         return Entry(picture.deep, shrink(region.unsqueeze(1), picture.deep))
 
-    def forward(self, target: Picture, previous: Picture, p: Tensor, memory: Sequence[Entry]) -> Transferred:
+    def forward(
+        self,
+        target: Picture,
+        previous: Picture,
+        p: Tensor,
+        memory: Sequence[Entry],
+        kept: Kept | None = None,
+        side: int = 0,
+    ) -> Transferred:
         """Segment n objects of the target(s).
 
         previous, p: the frame next to it towards the annotated one and the objects' probabilities there, n×H×W.
-        memory: of the N annotated frames.
+        memory: of the N annotated frames. kept: what is known of the target, which this adds to; side: on which of its
+        sides `previous` is.
         """
-        channels = target.deep.shape[1]
-        weight, bias = self.fuse.weight[:, :channels], self.fuse.bias
-        y = F.conv2d(target.deep, weight, bias) + self.transferred_objects(target.deep, memory)
-        q = self.transferred_mask(target.local, previous.local, p.unsqueeze(1))
-        logits, _ = self.decoder(y, target.skip8, target.skip4, q)
+        with record_function("global_transfer"):
+            y = self.fused_picture(target.deep, kept) + self.transferred_objects(target.deep, memory, kept)
+        with record_function("local_transfer"):
+            q = self.transferred_mask(target.local, previous.local, p.unsqueeze(1), kept, side)
+        with record_function("decode"):
+            logits, _ = self.decoder(y, target.skip8, target.skip4, q)
         return Transferred(logits, q)
+
+    def fused_picture(self, f_t: Tensor, kept: Kept | None) -> Tensor:
+        """The part of the fusion that is the target picture's, P×C×h×w."""
+        if kept is not None and kept.own is not None:
+            return kept.own.to(f_t.device)
+        own = pointwise(f_t, self.fuse.weight[:, : f_t.shape[1]], self.fuse.bias)
+        if kept is not None:
+            kept.own = own.to(kept.device)
+        return own
 
     def fuse_objects(self, f_g: Tensor) -> Tensor:
         """The part of the fusion that is not the target picture's: of F_g, n×_×h×w to n×C×h×w."""
-        return F.conv2d(f_g, self.fuse.weight[:, len(self.fuse.weight) :])
+        return pointwise(f_g, self.fuse.weight[:, len(self.fuse.weight) :])
 
-    def transferred_objects(self, f_t: Tensor, memory: Sequence[Entry]) -> Tensor:
+    def transferred_objects(self, f_t: Tensor, memory: Sequence[Entry], kept: Kept | None) -> Tensor:
         """F_g of N annotated frames, fused: n×C×h×w.
 
         F_g = 1/N Σ_i A^(i) F_o^(i)        (3)
         """
-        if self.variant.global_mode == "transfer":
-            return torch.stack([global_transfer(f_t, *entry) for entry in memory]).mean(dim=0)
-        similarities = torch.stack([global_match(f_t, *entry) for entry in memory])
-        return self.fuse_objects(similarities.amax(dim=0))
+        transfers = self.variant.global_mode == "transfer"
+        one, join = (global_transfer, torch.add) if transfers else (global_match, torch.maximum)
+        known = 0 if kept is None else kept.count
+        parts = [one(f_t, *entry) for entry in memory[known:]]
+        if kept is not None and kept.total is not None:
+            parts.insert(0, kept.total.to(f_t.device))
+        total = reduce(join, parts)
+        if kept is not None:
+            kept.total, kept.count = total.to(kept.device), len(memory)
+        return total / len(memory) if transfers else self.fuse_objects(total)
 
-    def transferred_mask(self, f_t: Tensor | None, f_p: Tensor | None, p: Tensor) -> Tensor | None:
+    def transferred_mask(
+        self, f_t: Tensor | None, f_p: Tensor | None, p: Tensor, kept: Kept | None, side: int
+    ) -> Tensor | None:
         """A^L p^L, or what stands in its place. p: n×1×H×W. Returns n×1 at the size of F^L."""
         if f_t is None or f_p is None:
             return None
         if self.variant.local_mode == "match":
             return local_match(f_t, f_p, shrink(p > THRESHOLD, f_p))
-        return local_transfer(f_t, f_p, resize(p, f_p), self.variant.local_softmax)
+        softmax, p = self.variant.local_softmax, resize(p, f_p)
+        if kept is None:
+            return local_transfer(f_t, f_p, p, softmax)
+        if side not in kept.transitions:
+            kept.transitions[side] = local_transition(f_t, f_p, softmax).to(kept.device)
+        return carry(kept.transitions[side].to(p.device), p, softmax)
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
@@ -326,6 +382,43 @@ def shrink(region: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(region.float(), like.shape[-2:]) > 0.5
 
 
+def enlarged_convolution(x: Tensor, weight: Tensor, factor: int) -> Tensor:
+    """F.conv2d(enlarge(x, factor, aligned=True), weight, padding=1), a fifth of the products: channels are mixed first.
+
+    x: n×C×h×w; weight: D×C×3×3. Returns n×D×fh×fw.
+    """
+    (n, _, h, w), d = x.shape, len(weight)
+    taps = pointwise(x, weight.permute(2, 3, 0, 1).reshape(9 * d, -1, 1, 1))
+    taps = taps.unflatten(1, (3, 3, d)).permute(0, 1, 4, 2, 5, 3)  # n, tap of y, y, tap of x, x, channels
+    y = enlarged_taps(taps, h, factor) @ taps.reshape(n, 3 * h, -1)
+    return (enlarged_taps(taps, w, factor) @ y.view(n, factor * h, 3 * w, d)).permute(0, 3, 1, 2)
+
+
+def enlarged_taps(like: Tensor, length: int, factor: int) -> Tensor:
+    """What 3 taps at each place of an enlarged axis see of the axis: fL×3L, zeros beyond the borders."""
+    weights = F.interpolate(
+        torch.eye(length).to(like)[None], scale_factor=factor, mode="linear", align_corners=True
+    ).squeeze(0)
+    seen = F.pad(weights, (1, 1)).unfold(1, factor * length, 1)  # L, 3, fL
+    return seen.permute(2, 1, 0).flatten(1)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1×1 convolution. Its dilation means nothing, but on a CPU torch plays it twice as fast then, see `fold`."""
+    return F.conv2d(x, weight, bias, dilation=2)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, P×I×K and P×K×J.
+
+    On a CPU one alone is made a 1×1 convolution, rows being pixels: twice as fast.
+    """
+    if len(a) > 1 or a.device.type != "cpu":
+        return a @ b
+    pixels, kernels = a.unsqueeze(2).permute(0, 3, 1, 2), b[0].t()[..., None, None]
+    return pointwise(pixels, kernels).squeeze(3).transpose(1, 2)
+
+
 def global_transition(f_t: Tensor, f_a: Tensor) -> Tensor:
     """A of each pair of pictures, P×hw×hw.
 
@@ -333,7 +426,7 @@ def global_transition(f_t: Tensor, f_a: Tensor) -> Tensor:
 
     A is W after a softmax of each column, so over the target. Here j, the pixel of I_a, has the rows: Wᵀ, Aᵀ.
     """
-    return (f_a.flatten(2).transpose(1, 2) @ f_t.flatten(2)).softmax(dim=2)
+    return product(f_t.flatten(2).transpose(1, 2), f_a.flatten(2)).softmax(dim=1).transpose(1, 2)
 
 
 def global_transfer(f_t: Tensor, f_a: Tensor, f_o: Tensor) -> Tensor:
@@ -343,7 +436,9 @@ def global_transfer(f_t: Tensor, f_a: Tensor, f_o: Tensor) -> Tensor:
 
     f_t, f_a: P×C×h×w; f_o: n×_×h×w. Returns n×_×h×w.
     """
-    return (f_o.flatten(2) @ global_transition(f_t, f_a)).unflatten(2, f_t.shape[2:])
+    objects = f_o.reshape(len(f_t), -1, f_a.shape[2] * f_a.shape[3])  # of one picture together
+    carried = product(global_transition(f_t, f_a).transpose(1, 2), objects.transpose(1, 2))
+    return carried.transpose(1, 2).reshape(*f_o.shape[:2], *f_t.shape[2:])
 
 
 def similarity(squared: Tensor) -> Tensor:
@@ -379,29 +474,47 @@ def local_affinity(f_t: Tensor, f_p: Tensor) -> Tensor:
     """
     (pictures, channels, h, w), half = f_t.shape, f_t.shape[3] // STRIDE
     # Pixels that have offsets of 2 between them share a phase; in it the offsets are dense and rows can be multiplied
-    t, p = (x.view(pictures, channels, h // STRIDE, STRIDE, half, STRIDE).permute(2, 0, 3, 5, 4, 1) for x in (f_t, f_p))
-    p = F.pad(p, (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, RADIUS, RADIUS)).transpose(-1, -2)
-    t, rows = t.contiguous(), len(t)
+    t, p = (
+        x.movedim(1, 3).unflatten(2, (half, STRIDE)).unflatten(1, (-1, STRIDE)).permute(1, 0, 2, 4, 3, 5)
+        for x in (f_t, f_p)
+    )
+    rows, more = len(t), -half % BLOCK
+    t = F.pad(t, (0, 0, 0, more)).contiguous().unflatten(4, (-1, BLOCK))
+    p = F.pad(p, (0, 0, RADIUS, RADIUS + more, 0, 0, 0, 0, 0, 0, RADIUS, RADIUS))
+    p = p.unfold(4, BLOCK + 2 * RADIUS, BLOCK).mT.contiguous().mT
     offsets = []
     for dy in range(SIDE):
-        products = F.pad(t @ p[dy : dy + rows], (RADIUS, RADIUS))
+        products = t @ p[dy : dy + rows]
         offsets += [products.diagonal(dx, -2, -1) for dx in range(SIDE)]
-    affinity = torch.stack(offsets) / channels  # 81, rows, pictures, phase of y, phase of x, columns
+    affinity = (torch.stack(offsets) / channels).flatten(-2)[..., :half]
+    # 81, rows, pictures, phase of y, phase of x, columns
     return affinity.permute(2, 0, 1, 3, 5, 4).reshape(pictures, SIDE**2, h, w)
 
 
-def local_transfer(f_t: Tensor, f_p: Tensor, p: Tensor, softmax: LocalSoftmax) -> Tensor:
-    """A^L p^L, the object's probabilities p in I_p carried to I_t; softmax: as in `Variant`.
+def local_transition(f_t: Tensor, f_p: Tensor, softmax: LocalSoftmax) -> Tensor:
+    """A^L of each pair of pictures, P×81×h×w, as `carry` takes it; softmax: as in `Variant`.
 
-    f_t, f_p: P×C×h×w, h and w even; p: n×1×h×w. Returns n×1×h×w, not bounded by 1.
+    f_t, f_p: P×C×h×w, h and w even.
     """
     if softmax == "rows":
-        transition = local_affinity(f_t, f_p).softmax(dim=2)
-        return (transition * neighbours(p)).sum(dim=1, keepdim=True)
+        return local_affinity(f_t, f_p).softmax(dim=2)
     inside = neighbours(torch.ones_like(f_p[:1, :1])) > 0
-    transition = local_affinity(f_p, f_t).masked_fill(~inside, -torch.inf).softmax(dim=1)
-    spread = (transition * p).flatten(2)
-    return F.fold(spread, (p.shape[2], p.shape[3]), SIDE, dilation=STRIDE, padding=STRIDE * RADIUS)
+    return local_affinity(f_p, f_t).masked_fill(~inside, -torch.inf).softmax(dim=1)
+
+
+def carry(transition: Tensor, p: Tensor, softmax: LocalSoftmax) -> Tensor:
+    """A^L p^L, the object's probabilities p in I_p carried to I_t, n×1×h×w, not bounded by 1.
+
+    transition: P×81×h×w, over the neighbourhood in I_p of a pixel of I_t; with "offsets", that in I_t of one of I_p.
+    """
+    if softmax == "rows":
+        return (transition * neighbours(p)).sum(dim=1, keepdim=True)
+    return F.fold((transition * p).flatten(2), p.shape[2:], SIDE, dilation=STRIDE, padding=STRIDE * RADIUS)
+
+
+def local_transfer(f_t: Tensor, f_p: Tensor, p: Tensor, softmax: LocalSoftmax) -> Tensor:
+    """`carry` p by the `local_transition` from I_p to I_t."""
+    return carry(local_transition(f_t, f_p, softmax), p, softmax)
 
 
 def local_match(f_t: Tensor, f_p: Tensor, region: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: B×channels×h×w. Returns B×out×h×w."""
-        return self.shortcut(x) + self.conv2(self.conv1(x.relu()).relu())
+        return self.conv2(self.conv1(x.relu()).relu_()).add_(self.shortcut(x))
 
 
 class Compress(nn.Sequential):
@@ -42,7 +42,7 @@ class Refine(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """coarse: B×channels×h×w; skip: B×channels×2h×2w. Returns B×out×2h×2w."""
-        return self.unit(skip + enlarge(coarse, 2, self.aligned))
+        return self.unit(enlarge(coarse, 2, self.aligned).add_(skip))
 
 
 def enlarge(x: Tensor, factor: int, aligned: bool = False) -> Tensor:

@@ -1,11 +1,14 @@
 """Space-time memory (STM: Oh et al., TPAMI 2020, Sections 3.1 and 3.2)."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+AT_ONCE = 2**22  # similarities: 16 MB, which stay in a CPU's cache until they are used up
 
 
 class KeyValue(NamedTuple):
@@ -28,6 +31,14 @@ class KeyValueHead(nn.Module):
         return KeyValue(self.key(x), self.value(x))
 
 
+def together(entries: Iterable[KeyValue]) -> KeyValue:
+    """T entries, *×C×h×w, as one memory, *×C×T×h×w. In storage channels are last: `read_memory` then copies nothing."""
+    key, value = (
+        torch.stack([x.movedim(-3, -1) for x in parts], dim=-4).movedim(-1, -4) for parts in zip(*entries, strict=True)
+    )
+    return KeyValue(key, value)
+
+
 def read_memory(memory: KeyValue, query_key: Tensor, top_k: int | None = None) -> Tensor:
     """Space-time memory read: the second half of y_i in STM's Equation 1.
 
@@ -38,25 +49,29 @@ def read_memory(memory: KeyValue, query_key: Tensor, top_k: int | None = None) -
 
     memory: key *×D×T×h×w, value *×V×T×h×w; query_key: *×D×h×w; leading axes broadcast. Returns *×V×h×w.
     top_k: only the k most similar j take part, or all if there are fewer (MiVOS: Cheng et al., CVPR 2021, Equation 2).
+    Positions i are read in blocks of `AT_ONCE` similarities: all of them take T·(hw)², 1 GB for 100 frames of 480×854.
     """
-    k_m, v_m, k_q = memory.key.flatten(-3), memory.value.flatten(-3), query_key.flatten(-2)
-    affinity = k_q.transpose(-1, -2) @ k_m / math.sqrt(k_q.shape[-2])  # rows i, columns j
-    if top_k is None:
-        read = v_m @ affinity.softmax(dim=-1).transpose(-1, -2)  # softmax is f / Z
-    else:
-        kept = affinity.topk(min(top_k, affinity.shape[-1]), dim=-1)
-        read = weighted_sum(v_m, kept.indices, kept.values.softmax(dim=-1))
-    return read.unflatten(-1, query_key.shape[-2:])
+    k_m, v_m, k_q = memory.key.flatten(-3).mT, memory.value.flatten(-3).mT.contiguous(), query_key.flatten(-2).mT
+    sets = torch.broadcast_shapes(k_m.shape[:-2], k_q.shape[:-2]).numel()
+    reads = []
+    for rows in (k_q / math.sqrt(k_q.shape[-1])).split(max(1, AT_ONCE // (sets * k_m.shape[-2])), dim=-2):
+        affinity = rows @ k_m.mT
+        if top_k is None:
+            reads.append(affinity.softmax(dim=-1) @ v_m)  # softmax is f / Z
+        else:
+            kept = affinity.topk(min(top_k, affinity.shape[-1]), dim=-1, sorted=False)
+            reads.append(weighted_sum(v_m, kept.indices, kept.values.softmax(dim=-1).to(v_m)))
+    return torch.cat(reads, dim=-2).mT.unflatten(-1, query_key.shape[-2:])
 
 
 def weighted_sum(values: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
     """Σ_k weights_ik values_{positions_ik}, reading these positions only; leading axes of values broadcast.
 
-    values: *×V×J; positions, weights: *×I×k. Returns *×V×I.
+    values: *×J×V; positions, weights: *×I×k. Returns *×I×V.
     """
     *leading, i, k = positions.shape
-    v, j = values.shape[-2:]
-    rows = values.transpose(-1, -2).expand(*leading, j, v).reshape(-1, v)
+    j, v = values.shape[-2:]
+    rows = values.expand(*leading, j, v).reshape(-1, v)
     first = torch.arange(0, len(rows), j, device=positions.device).view(*leading, 1, 1)
     bags = F.embedding_bag((positions + first).view(-1, k), rows, per_sample_weights=weights.view(-1, k), mode="sum")
-    return bags.view(*leading, i, v).transpose(-1, -2)
+    return bags.view(*leading, i, v)

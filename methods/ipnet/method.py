@@ -15,6 +15,9 @@ from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
 from methods.blocks.options import one_of
+from methods.blocks.precision import Precision, inference
+from methods.blocks.shelf import Cache, volume
+from methods.blocks.trunk import lay_out
 from methods.blocks.weights import official_file, prepare
 from methods.ipnet.checkpoint import load
 from methods.ipnet.network import InteractionPropagation, Size
@@ -22,7 +25,6 @@ from methods.ipnet.network import InteractionPropagation, Size
 OFFICIAL_FILES = {"interaction": "I_e290.pth", "propagation": "P_e290.pth"}
 PUBLISHED = "github.com/seoungwugoh/ivs-demo"
 FusionRule = Literal["linear", "none"]
-Cache = Literal["device", "cpu"]
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -44,6 +46,7 @@ class IPNet(Method):
     aggregation: references of earlier rounds take part in propagation, or that of this round alone.
     roi: the networks look at the region of interest, or always at the whole picture, in the same window.
     cache: where the probabilities wait for the next round, see `Sample`.
+    precision: see `methods.blocks.precision.inference`.
     """
 
     takes_masks = False
@@ -54,6 +57,7 @@ class IPNet(Method):
         aggregation: bool = True,
         roi: bool = True,
         cache: Cache = "device",
+        precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
@@ -61,30 +65,31 @@ class IPNet(Method):
     ) -> None:
         one_of(FusionRule, fusion=fusion)
         one_of(Cache, cache=cache)
+        one_of(Precision, precision=precision)
         self.network = prepare(lambda: InteractionPropagation(size, roi), weights, official, device, seed)
         self.options = Options(fusion, aggregation, cache)
+        self.precision: Precision = precision
 
-    @torch.inference_mode()
     def warm_up(self, clip: Clip) -> None:
         """Run both networks at the clip's size, on a sample that is thrown away."""
-        sample = Sample(self.network, replace(clip, frames=clip.frames[:4]), self.options)
-        target = len(sample.frames) // 3  # of four frames, one side has one and the other two
-        for _ in range(2):
-            sample.annotate(target, ())
-            sample.propagate(target)
+        with inference(self.network, self.precision):
+            sample = Sample(self.network, replace(clip, frames=clip.frames[:4]), self.options)
+            target = len(sample.frames) // 3  # of four frames, one side has one and the other two
+            for _ in range(2):
+                sample.annotate(target, ())
+                sample.propagate(target)
 
-    @torch.inference_mode()
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
         self.sample = Sample(self.network, clip, self.options)
 
-    @torch.inference_mode()
     def interact(self, interaction: Interaction) -> Prediction:
         """One round: a mask of the annotated frame by this round's strokes on it, then the masks around it."""
         frame = interaction.frame
-        self.sample.annotate(frame, interaction.new.frames[frame])
-        self.sample.propagate(frame)
-        return Prediction(self.sample.labels())
+        with inference(self.network, self.precision):
+            self.sample.annotate(frame, interaction.new.frames[frame])
+            self.sample.propagate(frame)
+            return Prediction(self.sample.labels())
 
 
 class Sample:
@@ -93,19 +98,18 @@ class Sample:
     p: T×N×H×W, the objects' probabilities. targets: the frames propagated from. current: features of the last
     interaction; older: the reference of the last round, if it takes part; both N×32w×S/32×S/32 for width w.
 
-    Windows follow the masks, so nothing of a frame is kept but p: at 480×854 1.6 MB per frame and object, on the device
-    with cache="device", in main memory with "cpu". Of the device a step needs about 0.1 GB per object and side at
+    Windows follow the masks, so nothing of a frame is kept but p: at 480×854 1.6 MB per frame and object, see
+    `methods.blocks.shelf.volume` for where. Of the device a step needs about 0.1 GB per object and side at
     paper size, whatever the length of the clip, and the weights 0.76 GB (estimated).
     """
 
     def __init__(self, network: InteractionPropagation, clip: Clip, options: Options) -> None:
-        self.network = network
+        self.network = lay_out(network)  # to fold batch norms gains nothing in windows this small
         self.options = options
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         time, height, width, _ = clip.frames.shape
-        shelf = self.device if options.cache == "device" else torch.device("cpu")
-        self.p = torch.zeros((time, clip.num_objects, height, width), device=shelf)
+        self.p = volume((time, clip.num_objects, height, width), options.cache, self.device)
         self.targets: list[int] = []
         self.current: Tensor
         self.older: Tensor | None = None
@@ -129,6 +133,7 @@ class Sample:
         first = 0 if before is None else before + kept
         last = len(self.frames) - 1 if after is None else after - kept
         reference = self.network.propagation.refer(self.current, self.older)
+        prepared = self.network.propagation.joint.refer(reference)
         newest = {side: self.p[target].to(self.device) for side in (-1, 1)}
         for distance in range(1, max(target - first, last - target) + 1):
             sides = [side for side in (-1, 1) if first <= target + side * distance <= last]
@@ -136,7 +141,7 @@ class Sample:
             previous = torch.stack([self.p[t] for t in frames]).to(self.device)
             neighbour = torch.cat([newest[side] for side in sides])
             with record_function("propagation"):
-                images, references = self.images(frames), reference.repeat(len(sides), 1, 1, 1)
+                images, references = self.images(frames), prepared.repeat(len(sides))
                 p = self.network.propagation(images, previous.flatten(0, 1), neighbour, references).p
             for side, t, current, last_round in zip(sides, frames, merge(p.view_as(previous)), previous, strict=True):
                 newest[side] = current  # as propagated, not as fused

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from harness.api import BadInput
 from methods.blocks.decoder import Refine, ResidualUnit, enlarge
@@ -193,9 +194,70 @@ class InteractionNet(nn.Module):
         """frames: B×3×H×W; mask: the probability so far, positive and negative: strokes in {0, 1}, all B×H×W."""
         planes = torch.stack((mask, positive, negative), dim=1)
         box = region(planes * self.roi, self.window // 2)
-        maps = self.encoder(into_window(torch.cat((frames, planes), dim=1), box, self.window))
-        logits = self.decoder(self.compress(maps.res5), maps)
+        window = into_window(torch.cat((frames, planes), dim=1), box, self.window)
+        with record_function("encode"):
+            maps = self.encoder(window)
+        with record_function("decode"):
+            logits = self.decoder(self.compress(maps.res5), maps)
         return Output(probability(logits[0], box, mask.shape[1:]), logits, maps.res5, box)
+
+
+class Reference(NamedTuple):
+    """What the reference of a round is to `Joint`, the same for all frames.
+
+    within, beside: its part in the first convolution and in the shortcut, B×J×S/32×S/32. weights: of the picture's
+    part of the two, J×C×3×3 in one piece.
+    """
+
+    within: Tensor
+    beside: Tensor
+    weights: tuple[Tensor, Tensor]
+
+    def repeat(self, times: int) -> "Reference":
+        """The same for more frames, all objects of a frame together."""
+        return Reference(self.within.repeat(times, 1, 1, 1), self.beside.repeat(times, 1, 1, 1), self.weights)
+
+
+class Joint(nn.Module):
+    """Where reference and picture meet: a `ResidualUnit` of the two, one after the other.
+
+    Convolutions are linear, so that the reference's half of the first two is done once per round.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2 * channels, out, 3, padding=1)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = nn.Conv2d(2 * channels, out, 3, padding=1)
+
+    def refer(self, reference: Tensor) -> Reference:
+        """The half of a reference, B×C×S/32×S/32."""
+        parts, weights = [], []
+        for x, layer in ((reference.relu(), self.conv1), (reference, self.shortcut)):
+            own, others = layer.weight.chunk(2, dim=1)
+            parts.append(F.conv2d(x, own, layer.bias, padding=1))
+            weights.append(others.contiguous(memory_format=torch.channels_last))
+        return Reference(parts[0], parts[1], (weights[0], weights[1]))
+
+    def forward(self, reference: Reference, x: Tensor) -> Tensor:
+        """x: B×C×S/32×S/32, the picture's. Returns B×J×S/32×S/32."""
+        first, second = reference.weights
+        u = (reference.within + convolution(x.relu(), first)).relu_()
+        return reference.beside + convolution(x, second) + convolution(u, self.conv2.weight, self.conv2.bias)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.conv2d(x, weight, bias, padding=1) for kernels 3×3, on a CPU for few pixels and many weights.
+
+    There oneDNN would first lay the weights out anew, which takes longer than to use them: now they are the pixels.
+    """
+    if x.device.type != "cpu":
+        return F.conv2d(x, weight, bias, padding=1)
+    seen = F.pad(x, (1, 1, 1, 1)).movedim(1, 3).unfold(1, 3, 1).unfold(2, 3, 1).movedim(3, 5)  # B, h, w, 3, 3, C
+    kernels = seen.reshape(-1, weight[0].numel(), 1, 1)
+    pixels = weight.movedim(1, 3).flatten(1)[None, :, None].movedim(3, 1)
+    y = F.conv2d(pixels, kernels, dilation=2).view(*seen.shape[:3], -1).movedim(3, 1)  # the dilation: see `fold`
+    return y if bias is None else y + bias[:, None, None]
 
 
 class FeatureAggregation(nn.Module):
@@ -225,7 +287,7 @@ class PropagationNet(nn.Module):
         self.window, self.roi = shape.window, roi
         self.encoder = Encoder(2, shape)
         self.aggregation = FeatureAggregation(32 * shape.width)
-        self.joint = ResidualUnit(64 * shape.width, shape.joint)
+        self.joint = Joint(32 * shape.width, shape.joint)
         self.compress = ResidualUnit(shape.joint, shape.decoder)
         self.decoder = Decoder(shape)
 
@@ -236,22 +298,26 @@ class PropagationNet(nn.Module):
         """
         return current if older is None else self.aggregation(current, older)
 
-    def forward(self, frames: Tensor, previous: Tensor, neighbour: Tensor, reference: Tensor) -> Output:
+    def forward(self, frames: Tensor, previous: Tensor, neighbour: Tensor, reference: Tensor | Reference) -> Output:
         """frames: B×3×H×W; previous: their probability after the last round; neighbour: the probability in the frame
-        next to them, both B×H×W; reference: of the round.
+        next to them, both B×H×W; reference: of the round, as it is or as `Joint` prepared it.
         """
+        if isinstance(reference, Tensor):
+            reference = self.joint.refer(reference)
         planes = torch.stack((previous, neighbour.round()), dim=1)  # only the neighbour's is made a hard mask
         box = region(planes * self.roi, self.window // 2)
-        maps = self.encoder(into_window(torch.cat((frames, planes), dim=1), box, self.window))
-        joint = self.joint(torch.cat((reference, maps.res5), dim=1))
-        logits = self.decoder(self.compress(joint), maps)
+        window = into_window(torch.cat((frames, planes), dim=1), box, self.window)
+        with record_function("encode"):
+            maps = self.encoder(window)
+        with record_function("decode"):
+            logits = self.decoder(self.compress(self.joint(reference, maps.res5)), maps)
         return Output(probability(logits[0], box, previous.shape[1:]), logits, maps.res5, box)
 
 
 def probability(logits: Tensor, box: Tensor, size: torch.Size) -> Tensor:
     """The object's probability in its picture, B×H×W. logits: B×2×S×S, box: B×4, size: (H, W)."""
     height, width = size
-    return out_of_window(logits.softmax(dim=1)[:, 1:], box, (height, width)).squeeze(1)
+    return out_of_window(logits.float().softmax(dim=1)[:, 1:], box, (height, width)).squeeze(1)
 
 
 class InteractionPropagation(nn.Module):

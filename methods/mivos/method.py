@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import cv2
@@ -13,10 +14,12 @@ from torch.profiler import record_function
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
-from methods.blocks.memory import KeyValue
+from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
-from methods.blocks.trunk import normalise
+from methods.blocks.precision import Precision, inference
+from methods.blocks.shelf import Cache, Shelf, volume
+from methods.blocks.trunk import fold, normalise
 from methods.blocks.weights import official_file, prepare
 from methods.mivos.checkpoint import load
 from methods.mivos.network import MiNet, Query, Size, align
@@ -26,7 +29,6 @@ PUBLISHED = "github.com/hkchengrex/MiVOS"
 Schedule = Literal["three_frames", "every_round"]
 FusionRule = Literal["difference_aware", "learnable", "linear", "none"]
 StrokesAt = Literal["padded", "true"]
-Cache = Literal["device", "cpu", "none"]
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -36,6 +38,7 @@ class Options(NamedTuple):
     top_k: int | None
     fusion: FusionRule
     mem_every: int
+    mem_most: int | None
     strokes_at: StrokesAt
     cache: Cache
 
@@ -49,9 +52,11 @@ class MiVOS(Method):
     top_k: memory positions that take part in a read; None takes all of them.
     fusion: the masks of this round and the last, by the network, by the network without differences ("learnable"),
         by distance in time ("linear"), or not at all: this round's stay.
-    mem_every: one in so many frames of a pass is memorized for the rest of it.
+    mem_every: one in so many frames of a pass is memorized for the rest of it; mem_most: of these at most so many, the
+        newest, or None for all. The authors have no such bound; a long clip wants one, or each frame takes longer.
     strokes_at: the size at which strokes are drawn. The authors draw them at the padded one, up to 8 pixels off.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
+    precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
 
     takes_masks = True
@@ -62,8 +67,10 @@ class MiVOS(Method):
         top_k: int | None = 50,
         fusion: FusionRule = "difference_aware",
         mem_every: int = 5,
+        mem_most: int | None = None,
         strokes_at: StrokesAt = "padded",
         cache: Cache = "device",
+        precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
@@ -73,39 +80,41 @@ class MiVOS(Method):
         one_of(FusionRule, fusion=fusion)
         one_of(StrokesAt, strokes_at=strokes_at)
         one_of(Cache, cache=cache)
-        if mem_every < 1 or (top_k is not None and top_k < 1):
-            raise BadInput(f"mem_every={mem_every}, top_k={top_k}: wanted 1 or more (top_k: or null)")
+        one_of(Precision, precision=precision)
+        if min(mem_every, mem_most or 1, top_k or 1) < 1 or 0 in (mem_most, top_k):
+            told = f"mem_every={mem_every}, mem_most={mem_most}, top_k={top_k}"
+            raise BadInput(f"{told}: wanted 1 or more (mem_most and top_k: or null)")
         self.network = prepare(lambda: MiNet(size), weights, official, device, seed)
         self.schedule: Schedule = schedule
-        self.options = Options(top_k, fusion, mem_every, strokes_at, cache)
+        self.options = Options(top_k, fusion, mem_every, mem_most, strokes_at, cache)
+        self.precision: Precision = precision
 
-    @torch.inference_mode()
     def warm_up(self, clip: Clip) -> None:
         """Run every network once or more at the clip's size, on a sample that is thrown away."""
-        sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.options)
-        for frame in (0, len(sample.frames) - 1):
-            sample.propagate(frame, sample.interaction_to_mask(frame, ()))
+        with inference(self.network, self.precision):
+            sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.options)
+            for frame in (0, len(sample.frames) - 1):
+                sample.propagate(frame, sample.interaction_to_mask(frame, ()))
 
-    @torch.inference_mode()
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
         self.sample = Sample(self.network, clip, self.options)
         self.round = 0
 
-    @torch.inference_mode()
     def interact(self, interaction: Interaction) -> Prediction:
         """One round (Section 3.1): a mask of the annotated frame, and if it is time for it the masks of all frames."""
         self.round += 1
-        frame = interaction.frame
-        if interaction.mask is not None:
-            mask = self.sample.take_mask(interaction.mask)
-        else:  # without a stroke on it the frame is kept; the authors, who only see strokes, go to the last frame then
-            mask = self.sample.interaction_to_mask(frame, interaction.new.frames[frame])
-        if interaction.mask is not None or self.schedule == "every_round" or self.round in (3, 6) or self.round >= 8:
-            self.sample.propagate(frame, mask)
-            return Prediction(self.sample.answer())
-        self.sample.labels[frame] = mask.max(dim=0).indices
-        return Prediction(self.sample.answer(), candidates=[frame])
+        frame, given = interaction.frame, interaction.mask
+        with inference(self.network, self.precision):
+            if given is not None:
+                mask = self.sample.take_mask(given)
+            else:  # without a stroke on it the frame is kept; the authors, who see strokes only, go to the last frame
+                mask = self.sample.interaction_to_mask(frame, interaction.new.frames[frame])
+            if given is not None or self.schedule == "every_round" or self.round in (3, 6) or self.round >= 8:
+                self.sample.propagate(frame, mask)
+                return Prediction(self.sample.answer())
+            self.sample.labels[frame] = mask.max(dim=0).indices
+            return Prediction(self.sample.answer(), candidates=[frame])
 
 
 class Sample:
@@ -113,28 +122,27 @@ class Sample:
 
     p: T×(N+1)×H×W, M^{r−1} of all frames. labels: uint8 T×H×W. Both are at the padded size, like all maps here.
     certain: (t, entry) for each propagated mask, in their order, entries N×C/8×h×w and N×C/2×h×w.
-    queries: the encoded frames. They never change, so each is computed once.
+    queries: the encoded frames.
 
-    At paper size and 480×854 a frame's query takes 44 MB and its probabilities 1.7 MB per plane. cache="device" keeps
-    both there, "cpu" both in main memory; "none" keeps no queries, encodes frames anew in every round and has p in main
-    memory. Of the device a pass needs, for each entry in its memory, one per `mem_every` frames, 8.2 MB per object and
-    14 MB for the read: 6 GB after 1,000 frames with two objects (all estimated).
+    At paper size and 480×854 a frame's query takes 44 MB and its probabilities 1.7 MB per plane, see
+    `methods.blocks.shelf` for where they wait; its labels take 0.4 MB of the device. Of that a pass also needs, for
+    each entry in its memory, one per `mem_every` frames, 8.2 MB per object: 3.3 GB after 1,000 frames with two objects
+    (all estimated), or what `mem_most` allows.
     """
 
     def __init__(self, network: MiNet, clip: Clip, options: Options) -> None:
-        self.network = network
+        self.network = fold(network)
         self.options = options
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.num_objects = clip.num_objects
         self.size = clip.frames.shape[1:3]
         height, width = (side + -side % 16 for side in self.size)
-        self.shelf = self.device if options.cache == "device" else torch.device("cpu")
-        self.p = torch.zeros((len(clip.frames), clip.num_objects + 1, height, width), device=self.shelf)
+        self.queries: Shelf[Query] = Shelf(options.cache, self.device)
+        self.p = volume((len(clip.frames), clip.num_objects + 1, height, width), options.cache, self.device)
         self.p[:, 0] = 1e-7  # the authors' start: the background wins, sums are not 1
         self.labels = torch.zeros((len(clip.frames), height, width), dtype=torch.uint8, device=self.device)
         self.certain: list[tuple[int, KeyValue]] = []
-        self.queries: dict[int, Query] = {}
 
     @record_function("s2m")
     def interaction_to_mask(self, frame: int, strokes: Sequence[Stroke]) -> Tensor:
@@ -172,19 +180,22 @@ class Sample:
 
     def propagate_one_way(self, t_r: int, frames: range, t_c: int | None, difference: Tensor) -> None:
         """One pass, away from t^r: the frames up to t^c, the next interacted one, or up to the end of the clip."""
-        memory = [entry for _, entry in self.certain]
+        certain = [entry for _, entry in self.certain]
+        passed: list[KeyValue] = []
         temporary: list[KeyValue] = []
+        newest = slice(None) if self.options.mem_most is None else slice(-self.options.mem_most, None)
         for t in frames:
             with record_function("propagation"):
-                query = self.query(t)
-                key, value = (torch.stack(parts, dim=2) for parts in zip(*memory, *temporary, strict=True))
+                query = self.queries.get(t, partial(self.encode, t))
                 with record_function("segment"):
-                    logits = self.network.propagation.segment(query, KeyValue(key, value), self.options.top_k)
+                    logits = self.network.propagation.segment(
+                        query, together((*certain, *passed, *temporary)), self.options.top_k
+                    )
                 current = aggregate(logits.sigmoid())  # M^{r'}
                 if t != frames[-1]:
                     entry = self.memorize(t, current)  # as propagated, not as fused
                     due = (t - t_r) % self.options.mem_every == 0
-                    memory, temporary = ([*memory, entry], []) if due else (memory, [entry])
+                    passed, temporary = ([*passed, entry][newest], []) if due else (passed, [entry])
             self.p[t] = current if t_c is None else self.fuse(t, t_r, t_c, current, difference, query)
 
     @record_function("fusion")
@@ -209,14 +220,9 @@ class Sample:
         return self.network.propagation.memorize(self.image(t), mask[1:])
 
     @record_function("encode")
-    def query(self, t: int) -> Query:
-        """The encoded frame."""
-        if t in self.queries:
-            return self.queries[t].to(self.device)
-        query = self.network.propagation.encode(self.image(t))
-        if self.options.cache != "none":
-            self.queries[t] = query.to(self.shelf)
-        return query
+    def encode(self, t: int) -> Query:
+        """Embed a frame."""
+        return self.network.propagation.encode(self.image(t))
 
     def image(self, t: int) -> Tensor:
         """The frame as the networks take it, float32 3×H×W on the device."""

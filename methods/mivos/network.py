@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from harness.api import BadInput
@@ -66,7 +67,7 @@ class S2M(nn.Module):
         planes = torch.stack((existing, positive, negative), dim=1)
         res4, _, res2 = self.trunk(torch.cat((image.expand(len(planes), -1, -1, -1), planes), dim=1))
         context = enlarge(self.aspp(self.res5(res4)), 4)
-        return enlarge(self.predict(torch.cat((self.low(res2), context), dim=1)), 4).squeeze(1)
+        return enlarge(self.predict(torch.cat((self.low(res2), context), dim=1)).float(), 4).squeeze(1)
 
 
 class Query(NamedTuple):
@@ -137,11 +138,11 @@ class Propagation(nn.Module):
 
         memory: n×C/8×T×h×w and n×C/2×T×h×w. Returns logits n×H×W.
         """
-        # One object at a time: its affinities to a long memory are the largest thing there is
-        objects = zip(*memory, query.key.expand(len(memory.key), -1, -1, -1), strict=True)
-        m = torch.stack([read_memory(KeyValue(k, v), k_q, top_k) for k, v, k_q in objects])  # Equations 1 to 3
-        y = torch.cat((m, query.value.expand(len(m), -1, -1, -1)), dim=1)
-        return enlarge(self.decoder(y, query.skip8, query.skip4), 4).squeeze(1)
+        with record_function("read"):
+            m = read_memory(memory, query.key, top_k)  # Equations 1 to 3
+        with record_function("decode"):
+            y = torch.cat((m, query.value.expand(len(m), -1, -1, -1)), dim=1)
+            return enlarge(self.decoder(y, query.skip8, query.skip4).float(), 4).squeeze(1)
 
 
 def align(difference: Tensor, key: Tensor, query: Query) -> Tensor:
@@ -187,7 +188,7 @@ class Fusion(nn.Module):
         x = self.widen(torch.cat((image.expand(n, -1, -1, -1), masks, aligned, times), dim=1)).relu()
         x = (x + self.unit1(x)).relu()
         x = (x + self.unit2(x)).relu()
-        return self.predict(x).squeeze(1)
+        return self.predict(x).squeeze(1).float()
 
 
 class MiNet(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,81 +13,93 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.scribbles import draw
 from methods.blocks.aggregation import aggregate
-from methods.blocks.memory import KeyValue
+from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
+from methods.blocks.precision import Precision, inference
+from methods.blocks.shelf import Cache, Shelf, volume
+from methods.blocks.trunk import fold
 from methods.blocks.weights import official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.network import Annotation, Query, Size, STMInteractive
 
 OFFICIAL_FILE = "e120.pth"
 PUBLISHED = "github.com/seoungwugoh/STM-Interactive"
-Cache = Literal["device", "cpu", "none"]
 DIAMOND = (np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) <= 2).astype(np.uint8)
 
 
 class STM(Method):
     """Annotated frames are written onto a memory; all frames are segmented by reading it. Nothing is propagated.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`. batch_size: frames segmented at a time.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    batch_size: frames segmented at a time. None is 4, but 1 at paper size: a CPU takes 15 % longer for a frame among
+        several there, as maps beyond 32 MB are not taken from memory in use but paged in anew.
     cache: where the encoded frames and the probabilities of a sample wait for the next round, see `Sample`.
+    precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
 
     takes_masks = False
 
     def __init__(
         self,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         cache: Cache = "device",
+        precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(Cache, cache=cache)
+        one_of(Precision, precision=precision)
         self.network = prepare(
             lambda: STMInteractive(size), weights, lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)), device, seed
         )
-        self.batch_size = batch_size
+        self.batch_size = {"paper": 1, "tiny": 4}[size] if batch_size is None else batch_size
         self.cache: Cache = cache
+        self.precision: Precision = precision
 
     def warm_up(self, clip: Clip) -> None:
         """Memorize a frame and segment a batch of the clip's size, on a sample that is thrown away."""
-        sample = Sample(self.network, replace(clip, frames=clip.frames[: self.batch_size]), self.batch_size, self.cache)
-        sample.memorize(0, ())
-        sample.segment()
+        with inference(self.network, self.precision):
+            sample = self.new_sample(replace(clip, frames=clip.frames[: self.batch_size]))
+            sample.memorize(0, ())
+            sample.segment()
 
     def start(self, clip: Clip) -> None:
-        """Begin a sample: encodes every frame."""
-        self.sample = Sample(self.network, clip, self.batch_size, self.cache)
+        """Begin a sample."""
+        self.sample = self.new_sample(clip)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """Memorize the annotated frame with this round's strokes on it, then segment all frames."""
         frame = interaction.frame
-        self.sample.memorize(frame, interaction.new.frames[frame])
-        return Prediction(self.sample.segment())
+        with inference(self.network, self.precision):
+            self.sample.memorize(frame, interaction.new.frames[frame])
+            return Prediction(self.sample.segment())
+
+    def new_sample(self, clip: Clip) -> "Sample":
+        """Nothing known yet."""
+        return Sample(self.network, clip, self.batch_size, self.cache)
 
 
 class Sample:
     """What STM knows of one sample.
 
-    queries: the encoded frames, one `Query` per batch. They never change, so they are computed once.
+    queries: the encoded frames, one `Query` per batch.
     p: T×N×H×W, the objects' probabilities. memory: annotated frames, each with its entry, N×C/8×h×w and N×C/2×h×w.
 
-    At paper size and 480×854 a frame's query takes 37 MB and its probabilities 1.6 MB per object. cache="device" keeps
-    both there, "cpu" both in main memory; "none" keeps no queries, encodes the frames anew in every round and has p in
-    main memory: a round then needs the device for one batch at a time, whatever the length of the clip.
+    At paper size and 480×854 a frame's query takes 37 MB and its probabilities 1.6 MB per object, see
+    `methods.blocks.shelf` for where they wait. With cache="none" a round needs the device for one batch at a time and
+    main memory for the labels, whatever the length of the clip.
     """
 
-    @torch.inference_mode()
     def __init__(self, network: STMInteractive, clip: Clip, batch_size: int, cache: Cache = "device") -> None:
-        self.network = network
+        self.network = fold(network)
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.batches = [slice(t, t + batch_size) for t in range(0, len(clip.frames), batch_size)]
-        shelf = self.device if cache == "device" else torch.device("cpu")
-        self.queries = [self.encode(batch).to(shelf) for batch in self.batches] if cache != "none" else []
+        self.queries: Shelf[Query] = Shelf(cache, self.device)
         time, height, width, _ = clip.frames.shape
-        self.p = torch.zeros((time, clip.num_objects, height, width), device=shelf)
+        self.p = volume((time, clip.num_objects, height, width), cache, self.device)
         self.memory: dict[int, KeyValue] = {}
 
     @record_function("encode")
@@ -95,7 +107,6 @@ class Sample:
         """Embed the frames of a batch."""
         return self.network.encode(images(self.frames[batch], self.device))
 
-    @torch.inference_mode()
     @record_function("memorize")
     def memorize(self, frame: int, strokes: Sequence[Stroke]) -> None:
         """Write `frame` onto the memory with its current probabilities and the strokes; an old entry of it is replaced.
@@ -109,15 +120,13 @@ class Sample:
         annotation = Annotation(p, positive, negative, others)
         self.memory[frame] = self.network.memorize(images(self.frames[frame], self.device), annotation)
 
-    @torch.inference_mode()
     @record_function("segment")
     def segment(self) -> np.ndarray:
         """Segment all frames by the memory: updates p, returns labels, uint8 T×H×W."""
-        keys, values = (torch.stack(entries, dim=2) for entries in zip(*self.memory.values(), strict=True))
-        memories = [KeyValue(key, value) for key, value in zip(keys, values, strict=True)]
+        memories = [KeyValue(key, value) for key, value in zip(*together(self.memory.values()), strict=True)]
         labels = []
         for n, batch in enumerate(self.batches):
-            query = self.queries[n].to(self.device) if self.queries else self.encode(batch)
+            query = self.queries.get(n, partial(self.encode, batch))
             p = torch.stack([self.network.segment(query, memory).softmax(dim=1)[:, 1] for memory in memories], dim=1)
             merged = merge(p)
             self.p[batch] = merged[:, 1:]

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from harness.api import BadInput
 from methods.blocks.decoder import Compress, Refine, enlarge
@@ -165,9 +166,12 @@ class SpaceTimeMemory(nn.Module):
         memory: of the object(s), key (n×)C/8×T×h×w, value (n×)C/2×T×h×w. Returns logits B×2×H×W or n×2×H×W, background
         and object.
         """
-        read = read_memory(memory, query.key)
-        y = torch.cat((read, query.value.expand_as(read)), dim=1)  # Equation 1 has the value first, the weights do not
-        return crop(enlarge(self.decoder(y, query.skip8, query.skip4), 4), query.size)
+        with record_function("read"):
+            read = read_memory(memory, query.key)
+        with record_function("decode"):
+            # Equation 1 has the value first, the weights do not
+            y = torch.cat((read, query.value.expand_as(read)), dim=1)
+            return crop(enlarge(self.decoder(y, query.skip8, query.skip4).float(), 4), query.size)
 
 
 class STMInteractive(SpaceTimeMemory):

@@ -11,8 +11,10 @@ from torch.profiler import record_function
 
 from harness.api import VOID, BadInput, Clip, Interaction, Method, Prediction
 from methods.blocks.aggregation import aggregate
-from methods.blocks.memory import KeyValue
+from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
+from methods.blocks.precision import Precision, inference
+from methods.blocks.trunk import fold
 from methods.blocks.weights import official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.method import images
@@ -30,7 +32,7 @@ class STMVideo(Method):
     keep it. In the semi-supervised setting, one mask on the first frame, that is the paper's only pass.
 
     size, weights, device, seed: see `methods.blocks.weights.prepare`. memory, mem_every: see `Sample.remembers`.
-    sharing, stages: see `methods.stm.network.SpaceTimeMemory`.
+    sharing, stages: see `methods.stm.network.SpaceTimeMemory`. precision: `methods.blocks.precision.inference`.
     """
 
     takes_masks = True
@@ -41,12 +43,14 @@ class STMVideo(Method):
         mem_every: int = 5,
         sharing: Sharing = "none",
         stages: int = 0,
+        precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(Memory, memory=memory)
+        one_of(Precision, precision=precision)
         if mem_every < 1:
             raise BadInput(f"mem_every={mem_every}: wanted 1 or more frames")
         self.network = prepare(
@@ -58,11 +62,13 @@ class STMVideo(Method):
         )
         self.memory: Memory = memory
         self.mem_every = mem_every
+        self.precision: Precision = precision
 
     def warm_up(self, clip: Clip) -> None:
         """Carry an empty mask through three frames of the clip, on a sample that is thrown away."""
-        sample = self.new_sample(replace(clip, frames=clip.frames[:3]))
-        sample.answer(0, np.zeros(clip.frames.shape[1:3], np.uint8))
+        with inference(self.network, self.precision):
+            sample = self.new_sample(replace(clip, frames=clip.frames[:3]))
+            sample.answer(0, np.zeros(clip.frames.shape[1:3], np.uint8))
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
@@ -72,7 +78,8 @@ class STMVideo(Method):
         """Keep the mask and carry it to both sides."""
         if interaction.mask is None:
             raise BadInput("stm_video takes masks, not strokes; play it with protocol=semi_supervised or perfect")
-        return Prediction(self.sample.answer(interaction.frame, interaction.mask))
+        with inference(self.network, self.precision):
+            return Prediction(self.sample.answer(interaction.frame, interaction.mask))
 
     def new_sample(self, clip: Clip) -> "Sample":
         """Nothing known yet."""
@@ -87,7 +94,7 @@ class Sample:
     """
 
     def __init__(self, network: STMSemiSupervised, clip: Clip, memory: Memory, mem_every: int) -> None:
-        self.network = network
+        self.network = fold(network)
         self.device = next(network.parameters()).device
         self.clip = clip
         self.rule = memory
@@ -105,14 +112,12 @@ class Sample:
                 self.labels[t] = p.max(dim=0).indices.cpu().numpy()
         return self.labels.copy()
 
-    @torch.inference_mode()
     def give(self, frame: int, mask: np.ndarray) -> None:
         """Keep the mask of a frame, void as background, and memorize it, one-hot."""
         self.labels[frame] = np.where(mask == VOID, 0, mask)
         objects = np.arange(1, self.clip.num_objects + 1)[:, None, None]
         self.given[frame] = self.memorize(frame, torch.from_numpy(self.labels[frame] == objects).float())
 
-    @torch.inference_mode()
     def propagate(self, frames: range) -> Iterator[tuple[int, Tensor]]:
         """Segment `frames` in their order, the first of them beside a given one. Yields t and p_0..p_N, (N+1)×H×W.
 
@@ -125,9 +130,8 @@ class Sample:
             with record_function("encode"):
                 query = self.network.encode(images(self.clip.frames[t : t + 1], self.device))
             with record_function("segment"):
-                key, value = (torch.stack(entries, dim=2) for entries in zip(*memory.values(), strict=True))
                 # The authors aggregate 11 planes; an empty one weighs e^-16 = 1e-7, below every limit, and is left out.
-                p = aggregate(self.network.segment(query, KeyValue(key, value)).softmax(dim=1)[:, 1])
+                p = aggregate(self.network.segment(query, together(memory.values())).softmax(dim=1)[:, 1])
             yield t, p
             if self.rule != "first" and t != frames[-1]:
                 memory[t] = self.memorize(t, p[1:])
@@ -136,8 +140,8 @@ class Sample:
         """Whether frame s is read for the frame after `previous`, in a pass from `start` (Section 3.6.2, Table 6).
 
         "first": frames with a given mask. "previous": the frame before. "first_previous": both. "every": also each
-        `mem_every`-th frame of the pass. Each frame that is read takes 25 MB per object at paper size and 480×854, most
-        of it similarities: a long clip wants a larger mem_every, or "first_previous".
+        `mem_every`-th frame of the pass. Each frame that is read takes 8 MB per object at paper size and 480×854,
+        for its entry and a copy beside the others: a long clip wants a larger mem_every, or "first_previous".
         """
         return (
             (self.rule != "previous" and s in self.given)

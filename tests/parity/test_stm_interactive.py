@@ -191,7 +191,7 @@ def test_correcting_a_frame_twice_before_propagating(path: Path, method: STM) ->
         sample.memorize(frame, scribbles.frames[frame])
         entry = sample.memory[frame]
         memory = KeyValue(entry.key[0].unsqueeze(1), entry.value[0].unsqueeze(1))
-        planes = merge(method.network.segment(sample.queries[frame], memory).softmax(dim=1)[:, 1:])[0]
+        planes = merge(method.network.segment(sample.encode(slice(frame, frame + 1)), memory).softmax(dim=1)[:, 1:])[0]
         sample.p[frame] = planes[1:]
         ours |= {f"prob_{n}": planes[1], f"mask_{n}": planes.argmax(0), f"key_{n}": entry.key[0]}
     ours["masks_all"] = sample.segment()
