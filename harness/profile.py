@@ -20,6 +20,8 @@ from harness.scribbles import empty
 from harness.session import play
 from harness.sharing import stay
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of its start and its end otherwise
+
 
 def milliseconds(method: DictConfig, dataset: DictConfig, protocol: DictConfig, module: str, results: str) -> float:
     """Milliseconds one part of a method takes per frame and object, on the first sample of a dataset (MiVOS, Table 3).

@@ -29,8 +29,8 @@ from methods.atnet.network import (
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume
-from methods.blocks.trunk import fold, normalise
-from methods.blocks.weights import official_file, prepare
+from methods.blocks.trunk import normalise
+from methods.blocks.weights import lay_out, official_file, prepare
 
 OFFICIAL_FILE = "ATNet-checkpoint.pth"
 PUBLISHED = "github.com/yuk6heo/IVOS-ATNet"
@@ -111,7 +111,7 @@ class Sample:
 
     def __init__(self, network: ATNetwork, clip: Clip, cache: Cache) -> None:
         time, height, width, _ = clip.frames.shape
-        self.network = fold(network)
+        self.network = lay_out(network)
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.pictures: Shelf[Picture] = Shelf(cache, self.device)

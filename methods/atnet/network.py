@@ -404,7 +404,7 @@ def enlarged_taps(like: Tensor, length: int, factor: int) -> Tensor:
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1×1 convolution. Its dilation means nothing, but on a CPU torch plays it twice as fast then, see `fold`."""
+    """A 1×1 convolution. Its dilation means nothing, but on a CPU torch plays it twice as fast then (`lay_out`)."""
     return F.conv2d(x, weight, bias, dilation=2)
 
 

@@ -1,14 +1,10 @@
 """The backbone: a bottleneck ResNet up to stride 16."""
 
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
-
-Network = TypeVar("Network", bound=nn.Module)
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -66,27 +62,3 @@ def normalise(frames: Tensor) -> Tensor:
     """RGB in [0, 1], B×3×H×W, to zero mean and unit variance over ImageNet."""
     mean, std = (torch.tensor(c, device=frames.device).view(3, 1, 1) for c in (MEAN, STD))
     return (frames - mean) / std
-
-
-@torch.no_grad()
-def fold(network: Network) -> Network:
-    """Put each batch norm of a network in evaluation mode into the convolution registered before it, and `lay_out`.
-
-    In place: the network can then be played, no longer trained, saved or loaded.
-    """
-    for module in list(network.modules()):
-        for (name, conv), (after, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, after, nn.Identity())
-    return lay_out(network)
-
-
-def lay_out(network: Network) -> Network:
-    """Have a network's weights in main memory as oneDNN wants them, in place: channels last."""
-    if not next(network.parameters()).is_cpu:
-        return network
-    for conv in network.modules():
-        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
-            conv.dilation = (2, 2)  # means nothing, but leads torch to oneDNN on one thread too, twice as fast there
-    return network.to(memory_format=torch.channels_last)

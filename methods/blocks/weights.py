@@ -43,6 +43,19 @@ def prepare(
     return network.eval().requires_grad_(False).to(where)
 
 
+def lay_out(network: Network) -> Network:
+    """Have a network's weights in main memory as oneDNN wants them, channels last, in place, before it plays.
+
+    Batch norms are not folded into convolutions: it gains a few percent and costs digits, which sessions amplify.
+    """
+    if not next(network.parameters()).is_cpu:
+        return network
+    for conv in network.modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
+            conv.dilation = (2, 2)  # means nothing, but leads torch to oneDNN on one thread too, twice as fast there
+    return network.to(memory_format=torch.channels_last)
+
+
 def find_device(device: str) -> torch.device:
     """The device, or BadInput. "auto" is the first GPU, the CPU where there is none."""
     if device == "auto":

@@ -17,8 +17,7 @@ from methods.blocks.aggregation import aggregate
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, volume
-from methods.blocks.trunk import lay_out
-from methods.blocks.weights import official_file, prepare
+from methods.blocks.weights import lay_out, official_file, prepare
 from methods.ipnet.checkpoint import load
 from methods.ipnet.network import InteractionPropagation, Size
 
@@ -104,7 +103,7 @@ class Sample:
     """
 
     def __init__(self, network: InteractionPropagation, clip: Clip, options: Options) -> None:
-        self.network = lay_out(network)  # to fold batch norms gains nothing in windows this small
+        self.network = lay_out(network)
         self.options = options
         self.device = next(network.parameters()).device
         self.frames = clip.frames

@@ -256,7 +256,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     seen = F.pad(x, (1, 1, 1, 1)).movedim(1, 3).unfold(1, 3, 1).unfold(2, 3, 1).movedim(3, 5)  # B, h, w, 3, 3, C
     kernels = seen.reshape(-1, weight[0].numel(), 1, 1)
     pixels = weight.movedim(1, 3).flatten(1)[None, :, None].movedim(3, 1)
-    y = F.conv2d(pixels, kernels, dilation=2).view(*seen.shape[:3], -1).movedim(3, 1)  # the dilation: see `fold`
+    y = F.conv2d(pixels, kernels, dilation=2).view(*seen.shape[:3], -1).movedim(3, 1)  # the dilation: see `lay_out`
     return y if bias is None else y + bias[:, None, None]
 
 

@@ -19,8 +19,8 @@ from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume
-from methods.blocks.trunk import fold, normalise
-from methods.blocks.weights import official_file, prepare
+from methods.blocks.trunk import normalise
+from methods.blocks.weights import lay_out, official_file, prepare
 from methods.mivos.checkpoint import load
 from methods.mivos.network import MiNet, Query, Size, align
 
@@ -131,7 +131,7 @@ class Sample:
     """
 
     def __init__(self, network: MiNet, clip: Clip, options: Options) -> None:
-        self.network = fold(network)
+        self.network = lay_out(network)
         self.options = options
         self.device = next(network.parameters()).device
         self.frames = clip.frames

@@ -17,8 +17,7 @@ from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume
-from methods.blocks.trunk import fold
-from methods.blocks.weights import official_file, prepare
+from methods.blocks.weights import lay_out, official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.network import Annotation, Query, Size, STMInteractive
 
@@ -93,7 +92,7 @@ class Sample:
     """
 
     def __init__(self, network: STMInteractive, clip: Clip, batch_size: int, cache: Cache = "device") -> None:
-        self.network = fold(network)
+        self.network = lay_out(network)
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.batches = [slice(t, t + batch_size) for t in range(0, len(clip.frames), batch_size)]

@@ -14,8 +14,7 @@ from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
-from methods.blocks.trunk import fold
-from methods.blocks.weights import official_file, prepare
+from methods.blocks.weights import lay_out, official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.method import images
 from methods.stm.network import Mask, Sharing, Size, STMSemiSupervised
@@ -94,7 +93,7 @@ class Sample:
     """
 
     def __init__(self, network: STMSemiSupervised, clip: Clip, memory: Memory, mem_every: int) -> None:
-        self.network = fold(network)
+        self.network = lay_out(network)
         self.device = next(network.parameters()).device
         self.clip = clip
         self.rule = memory
