@@ -60,6 +60,14 @@ def test_the_weights_of_an_object_are_the_mean_of_its_positions(player: STM, sam
     np.testing.assert_allclose(attention(player, 2, 1, where), np.mean(each, axis=0), atol=1e-6)
 
 
+def test_in_half_the_bits_it_attends_alike(sample: tuple) -> None:
+    """The figure of a player in bfloat16 is no traceback of a library without it."""
+    clip, rounds, truth = sample
+    half = STM(size="tiny", weights=WEIGHTS, device="cpu", precision="bfloat16")
+    replay(half, clip, rounds)
+    assert attention(half, 2, 1, innermost(truth[2] == 1)).sum() == pytest.approx(1, abs=1e-3)
+
+
 def test_a_position_finds_itself(player: STM, sample: tuple) -> None:
     """Trained keys match a frame with itself: a transposed or shifted map would put the weight elsewhere."""
     clip, rounds, truth = sample

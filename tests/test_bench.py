@@ -51,8 +51,9 @@ def test_sides_play_the_same_session_and_are_compared() -> None:
     row = summary(told)
     assert row["ratio"] == pytest.approx(sum(told["seconds"][1]) / sum(told["seconds"][0]))
     assert 0 < row["evaluation and records [%]"] < 100
-    whole, rounds, modules = tables([told]).values()
+    whole, rounds, different, modules = tables([told]).values()
     assert (len(whole), len(rounds), modules["module"].tolist()) == (1, 2, ["the rest"])
+    assert different.iloc[0, 2:].tolist() == told["different"]
 
 
 def test_a_side_that_falls_over_is_named() -> None:

@@ -290,16 +290,19 @@ def title(scene: Scene, repeats: int) -> str:
         f"{width}x{height}, medians of {repeats} session(s). Every side plays in a process of its own; they answer "
         "each round in turns, on the same strokes. The first round has the start of the sample in it, warm-up is "
         "outside. Memory is the most a side's process held, weights and libraries among it. Different: pixels of "
-        "10,000 labelled otherwise, in the worst round."
+        "10,000 labelled otherwise; of a session, in its worst round."
     )
 
 
 def tables(told: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Sessions, their rounds, and where ours spend their time."""
+    """Sessions, their rounds, what others label otherwise, and where ours spend their time."""
+    both = [each for each in told if len(each["names"]) > 1]
+    compared = {"different by round": pd.DataFrame([differences(each) for each in both])} if both else {}
     modules = pd.DataFrame([row for each in told for row in by_module(each)])
     return {
         "whole sessions": pd.DataFrame([summary(each) for each in told]),
         "seconds by round": pd.DataFrame([row for each in told for row in by_round(each)]),
+        **compared,
         "our modules, percent of a session by objects": modules.groupby(["method", "module"], sort=False)
         .first()
         .reset_index(),
@@ -326,6 +329,12 @@ def by_round(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, seconds in zip(told["names"], told["seconds"], strict=True):
         rounds = {str(number): value for number, value in enumerate(seconds, 1)}
         yield {"method": name, "objects": told["objects"], **rounds}
+
+
+def differences(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Pixels of 10,000 that the other side labels otherwise."""
+    rounds = {str(number): value for number, value in enumerate(told["different"], 1)}
+    return {"method": told["names"][0], "objects": told["objects"], **rounds}
 
 
 def by_module(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

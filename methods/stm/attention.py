@@ -85,8 +85,8 @@ def attention(player: STM, query: int, label: int, where: np.ndarray) -> np.ndar
     Returns float32 E×h×w for the E entries of `player.sample.memory`, in their order; the sum is 1.
     """
     sample = player.sample
-    memory = torch.stack([entry.key[label - 1] for entry in sample.memory.values()], dim=1)  # C/8×E×h×w
-    rows = sample.encode(slice(query, query + 1)).key[0][:, torch.from_numpy(where)]  # C/8×positions
+    memory = torch.stack([entry.key[label - 1] for entry in sample.memory.values()], dim=1).float()  # C/8×E×h×w
+    rows = sample.encode(slice(query, query + 1)).key[0][:, torch.from_numpy(where)].float()  # C/8×positions
     affinity = rows.T @ memory.flatten(1) / math.sqrt(len(rows))  # as in methods.blocks.memory.read_memory
     return affinity.softmax(dim=-1).mean(dim=0).view(memory.shape[1:]).cpu().numpy()
 
