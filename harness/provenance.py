@@ -42,6 +42,8 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
     if weights == "random":
         return {"name": "random", "digest": f"seed {method.get('seed')}", "training": "untrained"}
     if weights == "official":
+        if "official" not in method:
+            raise BadInput(f"weights=official: {method['name']} names no files under `official`; give a file")
         files = [official_folder() / name for name in method["official"]]
         training = "the authors'"
     else:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Scribbles, Stroke
+from harness.provenance import weights_of
 from harness.scribbles import empty
 from methods.atnet.method import ATNet
 from methods.blocks.aggregation import aggregate
@@ -276,6 +277,12 @@ def test_mivos_refuses_in_one_line(
     with pytest.raises(BadInput, match=re.escape(named)) as raised:
         mivos(**changes)
     assert "\n" not in str(raised.value)
+
+
+def test_official_weights_of_a_guest_are_refused() -> None:
+    """weights=official on the command line is for every method, and a user's own has no authors' files."""
+    with pytest.raises(BadInput, match="weights=official: mine names no files under `official`"):
+        weights_of({"name": "mine", "weights": "official"})
 
 
 def test_grabcut_finds_and_follows_the_discs() -> None:

@@ -61,25 +61,28 @@ def methods(
     size: tuple[int, int],
     objects: Sequence[int],
     repeats: int,
+    name: str,
+    remark: str | None,
 ) -> None:
-    """Time a session of each method, for each count of objects, and keep `reports/bench/methods.md`.
+    """Time a session of each method, for each count of objects, and keep `reports/bench/<name>.md`.
 
     against: the opponent of method m is method m_<against>; None plays ours alone.
     settings: overrides by method, of ours alone, and of "all"; the command line's win.
     size: (H, W). repeats: sessions played; what is told of a round is the median of them.
+    remark: what else the report says, as which weights the folder of the authors' files held.
     A session once measured is kept below `<results>/bench` and not measured again on the same machine.
     """
     said = given()
     pairs = []
-    for name in methods:
-        sides = [choose(name, [*settings["all"], *settings.get(name, ()), *said])]
+    for method in methods:
+        sides = [choose(method, [*settings["all"], *settings.get(method, ()), *said])]
         if against is not None:
-            sides.append(choose(f"{name}_{against}", [*settings["all"], *said]))
+            sides.append(choose(f"{method}_{against}", [*settings["all"], *said]))
         pairs.append(sides)
     scenes = [Scene(frames, (size[0], size[1]), count, rounds) for count in objects]
     races = [(sides, scene) for sides in pairs for scene in scenes]
     told = [raced(Path(results, "bench"), *each, repeats) for each in bar(races, "bench")]
-    path = keep(reports, "methods", title(scenes[0], repeats), tables(told), notes(told))
+    path = keep(reports, name, title(scenes[0], repeats), tables(told), notes(told, remark))
     log.info("written: %s", path)
 
 
@@ -315,10 +318,11 @@ def summary(told: Mapping[str, Any]) -> dict[str, Any]:
     harness = told["evaluation"] + told["records"]
     row = {"method": name, "objects": told["objects"], "ours [s]": ours}
     if others:
-        row |= {"official [s]": theirs[0], "ratio": theirs[0] / ours}
+        against = others[0].removeprefix(f"{name}_")
+        row |= {f"{against} [s]": theirs[0], "ratio": theirs[0] / ours}
     row["ours [GiB]"] = told["memory"][0]
     if others:
-        row |= {"official [GiB]": told["memory"][1], "different": max(told["different"])}
+        row |= {f"{against} [GiB]": told["memory"][1], "different": max(told["different"])}
     row["frames/s"] = told["frames"] * len(told["seconds"][0]) / ours
     row["evaluation and records [%]"] = 100 * harness / (harness + ours)
     return row
@@ -344,11 +348,12 @@ def by_module(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"method": told["names"][0], "module": scope, str(told["objects"]): 100 * seconds / told["profiled"]}
 
 
-def notes(told: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Whose weights and code."""
+def notes(told: Sequence[Mapping[str, Any]], remark: str | None) -> dict[str, str]:
+    """Which weights, and of whom."""
     sides = {
-        name: f"weights {weights['name']}, {weights['training']}; {', '.join(f'{k}: {v}' for k, v in official.items())}"
+        name: f"weights {weights['name']} ({weights['digest']}) {', '.join(f'{k}: {v}' for k, v in official.items())}"
         for each in told
         for name, weights, official in zip(each["names"], each["weights"], each["official"], strict=True)
     }
-    return {**sides, "threads": ", ".join(f"{k}={v}" for k, v in environment().items()) or "torch's default"}
+    threads = ", ".join(f"{k}={v}" for k, v in environment().items()) or "torch's default"
+    return {**sides, "threads": threads, **({} if remark is None else {"remark": remark})}
