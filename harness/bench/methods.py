@@ -351,9 +351,15 @@ def by_module(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def notes(told: Sequence[Mapping[str, Any]], remark: str | None) -> dict[str, str]:
     """Which weights, and of whom."""
     sides = {
-        name: f"weights {weights['name']} ({weights['digest']}) {', '.join(f'{k}: {v}' for k, v in official.items())}"
+        name: f"weights {weights['name']} ({weights['digest']}), {whose(weights, official)}"
         for each in told
         for name, weights, official in zip(each["names"], each["weights"], each["official"], strict=True)
     }
     threads = ", ".join(f"{k}={v}" for k, v in environment().items()) or "torch's default"
     return {**sides, "threads": threads, **({} if remark is None else {"remark": remark})}
+
+
+def whose(weights: Mapping[str, str], official: Mapping[str, str]) -> str:
+    """Whose training, of official weights the files: a folder of such names need not hold what its authors published."""
+    files = "files named as those of " + ", ".join(f"{place} ({file})" for file, place in official.items())
+    return files if weights["name"] == "official" else weights["training"]
