@@ -360,6 +360,6 @@ def notes(told: Sequence[Mapping[str, Any]], remark: str | None) -> dict[str, st
 
 
 def whose(weights: Mapping[str, str], official: Mapping[str, str]) -> str:
-    """Whose training, of official weights the files: a folder of such names need not hold what its authors published."""
+    """Whose training; of official weights the files, as a folder need not hold what their authors published."""
     files = "files named as those of " + ", ".join(f"{place} ({file})" for file, place in official.items())
     return files if weights["name"] == "official" else weights["training"]
