@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -39,8 +38,16 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, "run.py", *places, f"hydra.searchpath=[file://{HOSTILE / 'conf'}]", *SMALL, *overrides]
     environment = os.environ | {"PYTHONPATH": str(HOSTILE), "OMP_NUM_THREADS": "1"}
     out = subprocess.PIPE
-    run = partial(subprocess.Popen, command, cwd=ROOT, env=environment, text=True, stdout=out, stderr=out)
-    return run(start_new_session=True, preexec_fn=interruptible)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=out,
+        stderr=out,
+        start_new_session=True,
+        preexec_fn=interruptible,
+    )
 
 
 def interruptible() -> None:

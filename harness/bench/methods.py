@@ -8,7 +8,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -236,8 +235,6 @@ def serve(method: dict[str, Any], pipe: Any) -> None:
         pipe.send(refusal)
     except EOFError:
         return
-    except Exception:
-        traceback.print_exc()
 
 
 def held() -> int:
@@ -331,14 +328,17 @@ def summary(told: Mapping[str, Any]) -> dict[str, Any]:
 def by_round(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row per side."""
     for name, seconds in zip(told["names"], told["seconds"], strict=True):
-        rounds = {str(number): value for number, value in enumerate(seconds, 1)}
-        yield {"method": name, "objects": told["objects"], **rounds}
+        yield {"method": name, "objects": told["objects"], **numbered(seconds)}
 
 
 def differences(told: Mapping[str, Any]) -> dict[str, Any]:
     """Pixels of 10,000 that the other side labels otherwise."""
-    rounds = {str(number): value for number, value in enumerate(told["different"], 1)}
-    return {"method": told["names"][0], "objects": told["objects"], **rounds}
+    return {"method": told["names"][0], "objects": told["objects"], **numbered(told["different"])}
+
+
+def numbered(values: Sequence[float]) -> dict[str, float]:
+    """A value for each round, by its number."""
+    return {str(number): value for number, value in enumerate(values, 1)}
 
 
 def by_module(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
