@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+import pandas as pd
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -17,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from harness import records
 from harness.api import BadInput, Clip
 from harness.build import build, unwrapped, without
-from harness.evaluate import build_method, entry_of, play_missing, sequences_of
+from harness.evaluate import build_method, changes, entry_of, play_missing, sequences_of
 from harness.progress import bar
+from harness.protocol import Protocol
 from harness.records import Record
 from harness.report import figures, is_replaced, papers, read_references
-from harness.report.leaderboard import Board, board, canonical, reference
+from harness.report.leaderboard import Board, Entry, board, canonical, outcome, reference
 from harness.report.papers import Column, Row, Table
 from harness.statistics import SCORES
+from harness.summary import official
 
 PRINTED = ("score", "metric", "unit", "digits", "ours", "settings")  # keys of a column that are no arguments of it
 FIGURES = {"curves": figures.curves, "percentiles": figures.percentiles, "drop": figures.drop}
@@ -150,10 +153,13 @@ def call(column: str, overrides: tuple[str, ...]) -> float:
 
 
 def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:
-    """The board of one entry, the row's, with every sample played. Raises BadInput for what cannot be."""
+    """The board of a row, with every sample played. Raises BadInput for what cannot be.
+
+    Its first entry is the row's; where several trainings are kept of it that is their mean, and they follow.
+    """
     weights = choose(overrides).weights
     if "trained" in row and weights == "tiny":
-        found = trained(row.trained, choose(overrides))
+        found = trained(row.trained, overrides)
     elif "trained" in row and not row.get("official"):
         raise BadInput(f"its own training, which weights={weights} need not hold; weights=tiny has the one kept here")
     elif "needs" in row:
@@ -163,9 +169,34 @@ def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:
     if not found:
         raise BadInput(f"shard={choose(overrides).shard}: has no sample of this dataset")
     of_row = board(found)
-    if len(of_row.entries) > 1:
-        raise BadInput(f"{found[0].path.parent}: holds several trainings or versions of one variant; keep one")
-    return replace(of_row, entries=[replace(of_row.entries[0], label=row.row)])
+    entries = sorted(of_row.entries, key=lambda entry: entry.weights["name"])
+    if len({entry.weights["digest"] for entry in entries}) < len(entries):
+        raise BadInput(f"{found[0].path.parent}: holds several versions of one training; keep one")
+    if len(entries) == 1:
+        return replace(of_row, entries=[replace(entries[0], label=row.row)])
+    if len({canonical(entry.played.samples) for entry in entries if entry.played}) > 1:
+        raise BadInput(f"{found[0].path.parent}: its trainings have other samples; keep those that are missing")
+    each = [replace(entry, label=f"{row.row}, training {i}") for i, entry in enumerate(entries, 1)]
+    return replace(of_row, entries=[mean(row.row, each, of_row.protocol), *each])
+
+
+def mean(label: str, trainings: Sequence[Entry], protocol: Protocol) -> Entry:
+    """What several trainings of one variant come to: frame by frame their mean, on the same samples."""
+    first = trainings[0]
+    keys = ["sequence", "scribble_idx", "interaction", "object_id", "frame"]
+    kinds = {"session_id": "first", "jaccard": "mean", "contour": "mean", "j_and_f": "mean", "timing": "mean"}
+    rounds = pd.concat([each.rounds for each in trainings]).groupby(keys, as_index=False).agg(kinds)
+    samples = [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in first.records]
+    came_to = outcome(rounds, samples, protocol)
+    return replace(
+        first,
+        label=label,
+        weights={**first.weights, "name": f"the mean of {len(trainings)} trainings", "digest": ""},
+        rounds=rounds,
+        played=came_to,
+        summary=official(came_to, protocol.metric, protocol.threshold),
+        records=[record for each in trainings for record in each.records],
+    )
 
 
 @cache
@@ -177,15 +208,16 @@ def recorded(overrides: tuple[str, ...]) -> list[Record]:
     return [records.read(path) for path in paths]
 
 
-def trained(variant: str, config: DictConfig) -> list[Record]:
-    """The kept records of a trained variant, on the samples and by the rules of `config`.
+def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
+    """The kept records of a trained variant, on the samples and by the rules that `overrides` stand for.
 
+    They count as of the dataset of `overrides`: its clips are theirs, even if they were kept with more.
     Raises BadInput if there are none.
     """
+    config = choose(overrides)
     folder = Path(config.results, "ablations", variant)
-    choices = (config.dataset, config.protocol, config.clock)
     untrained = OmegaConf.create({**config.method, "weights": "random"})
-    wanted = rules(entry_of(untrained, *choices))
+    wanted = entry_of(untrained, config.dataset, config.protocol, config.clock)
     samples = {
         (sequence.name, index, sequence.manifest)
         for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
@@ -196,11 +228,19 @@ def trained(variant: str, config: DictConfig) -> list[Record]:
         record
         for record in kept
         if tuple(record.key.sample[key] for key in ("sequence", "scribble_idx", "manifest")) in samples
-        and rules(record.key.entry) == wanted
+        and rules(record.key.entry) == rules(wanted)
     ]
     if not found:
         raise BadInput(f"its own training: {folder} has no records of it by these rules")
-    return [replace(record, provenance={**record.provenance, "samples": len(samples)}) for record in found]
+    told = {"samples": len(samples), "changes": changes(overrides)}
+    return [
+        replace(
+            record,
+            key=replace(record.key, entry={**record.key.entry, "dataset": wanted["dataset"]}),
+            provenance={**record.provenance, **told},
+        )
+        for record in found
+    ]
 
 
 def rules(entry: Mapping[str, Any]) -> str:

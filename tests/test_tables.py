@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[1]
 TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / "table").glob("*.yaml")}
@@ -140,3 +141,31 @@ def test_a_row_of_the_wrong_length_is_refused_in_one_line(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "table=mine: table row others: 2 published values for 3 columns" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_trainings_of_a_variant_are_shown_as_their_mean_and_one_by_one(tmp_path: Path) -> None:
+    """One seed is luck; and a table must not take the scores of one training for another's."""
+    (tmp_path / "conf" / "table").mkdir(parents=True)
+    row = "{row: full, paper: [70.0, 80.0, 0.5], trained: full, settings: [method=stm]}"
+    (tmp_path / "conf" / "table" / "mine.yaml").write_text(
+        MINE.replace("{row: full, paper: [70.0, 80.0, 0.5], settings: [method=grabcut]}", row)
+    )
+    weights = load_file(ROOT / "methods/weights/stm.safetensors")
+    for seed, scale in enumerate((1.0, 0.9)):
+        file = tmp_path / f"{seed}.safetensors"
+        save_file({key: value * scale for key, value in weights.items()}, file, {"training": "a test"})
+        kept = ("variant=full", "method=stm", f"weights={file}", *SMALL, f"results={tmp_path / 'results'}")
+        command = [sys.executable, str(ROOT / "run.py"), "task=keep", *kept]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    done = run(tmp_path, "table=mine", *SMALL)
+    assert done.returncode == 0, done.stderr
+    lines = pd.read_csv(tmp_path / "reports/tables/mine/table.csv")
+    cell = lines[(lines["row"] == "full") & (lines["column"] == "J")].iloc[0]
+    each = [float(value) for value in cell["trainings"].split()]
+    assert each[0] != each[1]
+    assert cell["tiny, synthetic"] == pytest.approx(sum(each) / 2, abs=0.01)
+
+    (one := next((tmp_path / "results/ablations/full").glob("val-00*"))).unlink()
+    run(tmp_path, "table=mine", *SMALL)
+    told = (tmp_path / "reports/tables/mine/table.md").read_text()
+    assert f"{one.parent}: its trainings have other samples" in told

@@ -42,12 +42,14 @@ class Cell:
     """One of our figures, in the paper's unit; `low`, `high`: its 95 % interval, NaN where there is none.
 
     noise: whether its paired difference to the row that the table compares with may be none.
+    trainings: where it is the mean of several trainings, what each came to.
     """
 
     value: float
     low: float = np.nan
     high: float = np.nan
     noise: bool = False
+    trainings: Sequence[float] = ()
 
     def text(self, digits: int) -> str:
         if np.isnan(self.value):
@@ -63,7 +65,8 @@ class Row:
     """A row of a table.
 
     paper: what is printed, column by column, None for nothing.
-    boards: for each column of ours the board of one entry that was played for it, None for none.
+    boards: for each column of ours the board that was played for it, None for none: its first entry is the row's, what
+        follow are the trainings that this is the mean of.
     figures: for each column what is no score of an entry, None for none.
     needs: why there is nothing of ours, if somebody could have played it.
     """
@@ -126,7 +129,11 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
     if other is not None and (against := other.entries[0]).played and other.protocol == board.protocol:
         theirs = outcome(against.rounds, against.played.samples, other.protocol, column.metric)
         noise = difference(mine, theirs, name, threshold).noise
-    return Cell(column.unit * score(mine, name, threshold), column.unit * low, column.unit * high, noise)
+    trainings = [
+        column.unit * score(outcome(each.rounds, mine.samples, board.protocol, column.metric), name, threshold)
+        for each in board.entries[1:]
+    ]
+    return Cell(column.unit * score(mine, name, threshold), column.unit * low, column.unit * high, noise, trainings)
 
 
 def render(table: Table, folder: Path) -> None:
@@ -199,6 +206,7 @@ def long(table: Table, found: list[list[Cell | None]]) -> pd.DataFrame:
                     "low": ours.low if ours else None,
                     "high": ours.high if ours else None,
                     "noise": ours.noise if ours else None,
+                    "trainings": " ".join(f"{value:.4g}" for value in ours.trainings) if ours else "",
                     "samples": samples(row) if ours else "",
                     "not played": row.needs,
                 }
@@ -211,6 +219,16 @@ def samples(row: Row) -> str:
     return f"{row.board.entries[0].samples} of {row.board.total}" if row.board else ""
 
 
+def by_training(table: Table, row: Row, found: list[Cell | None]) -> str:
+    """What each training of a row came to, where there are several; else nothing."""
+    told = [
+        f"{column.ours} {', '.join(f'{value:.{column.digits}f}' for value in cell.trainings)}"
+        for column, cell in zip(table.columns, found, strict=True)
+        if cell and cell.trainings
+    ]
+    return f"trainings of {row.label}, one by one: {'; '.join(told)}" if told else ""
+
+
 def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
     """What a table's numbers are and where they come from, a line each."""
     told = [f"`{table.command}`"]
@@ -219,6 +237,10 @@ def legend(table: Table, found: list[list[Cell | None]]) -> list[str]:
         told.append(INTERVALS)
     if any(c.noise for c in flat):
         told.append(f"{NOISE}: the paired difference to {table.against} has 0 in its 95 % interval")
+    if several := [
+        each for row, mine in zip(table.rows, found, strict=True) if (each := by_training(table, row, mine))
+    ]:
+        told += ["where there are several trainings: their mean, and an interval that knows clips alone", *several]
     played = {board.title: board for row in table.rows for board in row.boards if board}
     for row in table.rows:
         told += [line for board in filter(None, row.boards) for line in notes(board) if line.startswith(OF_ROWS)]
