@@ -156,7 +156,7 @@ def test_smoke_recipe_of_stm(tmp_path: Path) -> None:
         MiVOS(size="tiny", weights=str(path), device="cpu")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "stm_video"])
 def test_every_part_of_a_network_learns_in_some_stage_and_no_other_part_in_it(method: str) -> None:
     smoke = config(f"method={method}")
     arguments = {key: value for key, value in smoke.method.items() if key not in ("name", "official")}
@@ -199,6 +199,20 @@ def test_every_recipe_has_every_method(name: str) -> None:
         rates = [stage.rate(step) for stage in stages for step in (0, stage.steps // 2, stage.steps - 1)]
         assert min(rates) > 0
         assert max(rates) <= max(stage.learning_rate for stage in stages)
+
+
+@pytest.mark.parametrize(("method", "same", "other"), [("atnet", "a_net", "t_net"), ("mivos", "propagation", "fusion")])
+def test_ablations_begin_with_the_parts_that_are_not_compared(method: str, same: str, other: str) -> None:
+    """Else variants of T-Net or of the fusion would differ in A-Net or the propagation, too."""
+    ablation = config(f"method={method}", "recipe=ablation", f"weights={'random' if method == 'atnet' else 'tiny'}")
+    arguments = {key: value for key, value in ablation.method.items() if key not in ("name", "official")}
+    network = instantiate(arguments, _convert_="all").network
+    instantiate(ablation.recipe[method][0].start, _convert_="all")(network)
+    trained = load_file(ROOT / f"methods/weights/{method}.safetensors")
+    filters = {key: value for key, value in network.state_dict().items() if value.ndim == 4}
+    equal = {key: torch.equal(value, trained[key].float()) for key, value in filters.items()}
+    assert {value for key, value in equal.items() if key.startswith(same)} == {True}
+    assert {value for key, value in equal.items() if key.startswith(other)} == {False}
 
 
 def test_imagenet_features_reach_every_trunk(tmp_path: Path) -> None:
