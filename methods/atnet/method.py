@@ -19,13 +19,13 @@ from methods.atnet.network import (
     Entry,
     Kept,
     Local,
-    LocalSoftmax,
     MatchRegion,
     Mode,
     Picture,
     Size,
     Variant,
 )
+from methods.atnet.transfer import LocalSoftmax
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume

@@ -1,4 +1,4 @@
-"""How A-Net and then T-Net learn (Heo et al., ECCV 2020, Section 3.4)."""
+"""How A-Net and then T-Net learn (Heo et al., ECCV 2020, Section 3.2)."""
 
 from pathlib import Path
 

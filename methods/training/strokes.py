@@ -18,7 +18,7 @@ def robot(guess: np.ndarray, truth: np.ndarray, num_objects: int) -> list[Stroke
 
 
 def points(rng: np.random.Generator, truth: np.ndarray, num_objects: int, area: tuple[int, int]) -> list[Stroke]:
-    """One point per u pixels of each object, u random between the two areas (ATNet, Section 3.4: 100 and 3000).
+    """One point per u pixels of each object, u random between the two areas (ATNet, Section 3.2: 100 and 3000).
 
     truth: uint8 H×W labels. At least one point per object in sight.
     """
@@ -75,5 +75,5 @@ def damage(rng: np.random.Generator, mask: np.ndarray, least: float = 0.4, most:
 
 
 def deform(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """A mask through a random affine map: uint8 H×W (ATNet, Section 3.4)."""
+    """A mask through a random affine map: uint8 H×W (ATNet, Section 3.2)."""
     return cv2.warpAffine(mask, jolt(rng, mask.shape), mask.shape[::-1], flags=cv2.INTER_NEAREST)

@@ -24,6 +24,9 @@ from methods.atnet.network import (
     Picture,
     Transferred,
     Variant,
+    resize,
+)
+from methods.atnet.transfer import (
     global_match,
     global_transfer,
     global_transition,
@@ -31,7 +34,6 @@ from methods.atnet.network import (
     local_match,
     local_transfer,
     neighbours,
-    resize,
 )
 from methods.blocks.trunk import normalise
 from tests.parity.goldens import folders, recorded
