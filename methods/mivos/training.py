@@ -1,4 +1,4 @@
-"""How the three networks of MiVOS learn, one after the other (Cheng et al., CVPR 2021, Section 4 and supplement)."""
+"""How the three networks of MiVOS learn, each by itself (Cheng et al., CVPR 2021, Sections 3.2 and 5, and code)."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""How STM learns to be corrected, and to carry a mask (Oh et al., TPAMI 2020, Sections 3.5, 3.7 and 4.1)."""
+"""How STM learns to be corrected, and to carry a mask (Oh et al., TPAMI 2020, Sections 3.5 to 3.7)."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def rounds(
     jaccard: float = 0.0,
     correspondence: float = 0.0,
 ) -> Step:
-    """Cross-entropy of all frames after each round: one frame is annotated, all are segmented (Section 3.7).
+    """Cross-entropy of all frames after each round: one frame is annotated, all are segmented (Section 3.7.2).
 
     The first frame is a random one, each further one the worst by now. Ours: a frame annotated twice has two entries,
     and probabilities are passed on without gradient.
@@ -77,7 +77,7 @@ def propagate(
     jaccard: float = 0.0,
     correspondence: float = 0.0,
 ) -> Step:
-    """Cross-entropy of the frames after the first, whose mask is given: each reads all before it (Section 3.5).
+    """Cross-entropy of the frames after the first, whose mask is given: each reads all before it (Section 3.6.1).
 
     What is memorized of the others are their soft masks, with gradient, which the text does not rule out.
     jaccard, correspondence: weights of the losses of these names, the latter between the first frame and the others.

@@ -142,7 +142,7 @@ def blend(rng: np.random.Generator, photographs: Sequence[np.ndarray]) -> np.nda
 
 
 def reach(gap: Sequence[float], progress: float) -> float:
-    """The largest gap between two frames, growing with training (STM, Section 4.1: from 0 to 25 frames skipped)."""
+    """The largest gap between two frames, growing with training (STM, Section 3.5.2: from 0 to 25 frames skipped)."""
     return gap[0] + (gap[1] - gap[0]) * progress
 
 
@@ -207,7 +207,7 @@ def cut(
 def animate(
     rng: np.random.Generator, num_objects: int, progress: float, *, one: Draw, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A clip out of a still: each frame is another affine view of it (STM, Section 4.1)."""
+    """A clip out of a still: each frame is another affine view of it (STM, Section 3.5.1)."""
     rgb, labels = one(rng, num_objects, progress)
     views = [warp(rgb[0], labels[0], jolt(rng, labels.shape[1:]), labels.shape[1:]) for _ in range(frames)]
     images, masks = zip(*views, strict=True)

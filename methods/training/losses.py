@@ -10,7 +10,7 @@ from harness.api import VOID
 def cross_entropy(p: Tensor, labels: Tensor, hardest: float = 1.0) -> Tensor:
     """−log p of the true label, mean over pixels. p: B×(N+1)×H×W, sums of 1; labels: B×H×W.
 
-    hardest: the part of the pixels that counts, those with the highest loss ("bootstrapped", MiVOS, Section 4).
+    hardest: the part of the pixels that counts, those with the highest loss: "bootstrapped" in MiVOS' training code.
     """
     loss = F.nll_loss(p.float().clamp(min=1e-7).log(), labels.long(), ignore_index=VOID, reduction="none").flatten()
     known = loss[labels.flatten() != VOID]

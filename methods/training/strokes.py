@@ -31,7 +31,7 @@ def points(rng: np.random.Generator, truth: np.ndarray, num_objects: int, area: 
 
 
 def curves(rng: np.random.Generator, guess: np.ndarray, truth: np.ndarray, num_objects: int) -> list[Stroke]:
-    """Random quadratic Bézier curves through each wrong region, on the label it should have (MiVOS, Section 4).
+    """Random quadratic Bézier curves through each wrong region, on the label it should have (MiVOS, Section 3.2).
 
     What of a curve leaves the region is cut off. guess, truth: uint8 H×W labels; an empty guess means the first round.
     """
