@@ -23,7 +23,7 @@ from harness.progress import bar
 from harness.protocol import Protocol
 from harness.records import Record
 from harness.report import figures, is_replaced, papers, read_references
-from harness.report.leaderboard import Board, Entry, board, canonical, outcome, reference
+from harness.report.leaderboard import Board, Entry, board, canonical, outcome, reference, samples_of
 from harness.report.papers import Column, Row, Table
 from harness.statistics import SCORES
 from harness.summary import official
@@ -186,8 +186,7 @@ def mean(label: str, trainings: Sequence[Entry], protocol: Protocol) -> Entry:
     keys = ["sequence", "scribble_idx", "interaction", "object_id", "frame"]
     kinds = {"session_id": "first", "jaccard": "mean", "contour": "mean", "j_and_f": "mean", "timing": "mean"}
     rounds = pd.concat([each.rounds for each in trainings]).groupby(keys, as_index=False).agg(kinds)
-    samples = [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in first.records]
-    came_to = outcome(rounds, samples, protocol)
+    came_to = outcome(rounds, samples_of(first.records), protocol)
     return replace(
         first,
         label=label,
@@ -208,6 +207,7 @@ def recorded(overrides: tuple[str, ...]) -> list[Record]:
     return [records.read(path) for path in paths]
 
 
+@cache
 def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
     """The kept records of a trained variant, on the samples and by the rules that `overrides` stand for.
 
@@ -218,6 +218,7 @@ def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
     folder = Path(config.results, "ablations", variant)
     untrained = OmegaConf.create({**config.method, "weights": "random"})
     wanted = entry_of(untrained, config.dataset, config.protocol, config.clock)
+    theirs = rules(wanted)
     samples = {
         (sequence.name, index, sequence.manifest)
         for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
@@ -228,7 +229,7 @@ def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
         record
         for record in kept
         if tuple(record.key.sample[key] for key in ("sequence", "scribble_idx", "manifest")) in samples
-        and rules(record.key.entry) == rules(wanted)
+        and rules(record.key.entry) == theirs
     ]
     if not found:
         raise BadInput(f"its own training: {folder} has no records of it by these rules")

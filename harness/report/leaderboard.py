@@ -135,8 +135,7 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
     """The row of records that share everything but the sample."""
     complete = sorted((r for r in records if r.status == "complete"), key=lambda r: r.path.name)
     rounds = pd.concat([r.rows for r in complete], ignore_index=True) if complete else pd.DataFrame()
-    samples = [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in complete]
-    came_to = outcome(rounds, samples, protocol) if complete else None
+    came_to = outcome(rounds, samples_of(complete), protocol) if complete else None
     about = records[0].key.entry
     return Entry(
         name,
@@ -150,6 +149,11 @@ def entry(name: str, records: list[Record], protocol: Protocol) -> Entry:
         complete,
         [r for r in records if r.status != "complete"],
     )
+
+
+def samples_of(records: list[Record]) -> list[tuple[str, int, int]]:
+    """(sequence, scribble_idx, num_objects) of each record."""
+    return [(r.key.sample["sequence"], r.key.sample["scribble_idx"], r.clip["num_objects"]) for r in records]
 
 
 AS_REPORTED = {"name": "", "digest": "", "training": "as reported"}
