@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
-from harness.build import unwrapped
+from harness.run.build import unwrapped
 
 WEIGHTS = Path(__file__).parent / "methods" / "weights"
 

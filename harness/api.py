@@ -1,7 +1,7 @@
 """The contract between the house and its guests.
 
 The harness plays a sample with a `Method`; a method knows this module, draws strokes with
-`harness.scribbles`, and needs nothing else of the project. Depends on numpy alone.
+`harness.rules.scribbles`, and needs nothing else of the project. Depends on numpy alone.
 """
 
 from collections.abc import Sequence

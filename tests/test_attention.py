@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from harness.api import BadInput, Clip, Scribbles
-from harness.datasets.synthetic import load
-from harness.protocol import Protocol, WallClock
-from harness.session import play
+from harness.data.synthetic import load
+from harness.rules.clock import WallClock
+from harness.rules.protocol import Protocol
+from harness.rules.session import play
 from methods.blocks.memory import KeyValue, read_memory
 from methods.stm.attention import attention, figure, innermost, inside, replay
 from methods.stm.method import STM

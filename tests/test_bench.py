@@ -5,8 +5,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction
-from harness.bench.long_video import Long, one
-from harness.bench.methods import Scene, race, summary, tables
+from harness.tasks.bench.long_video import Long, one
+from harness.tasks.bench.methods import Scene, race, summary, tables
 
 HERE = __name__
 SCENE = Scene(frames=6, size=(48, 64), objects=2, rounds=3)

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from harness.api import Clip, Interaction, Prediction
-from harness.check import Contract, from_files, make
-from harness.protocol import Protocol
-from harness.scribbles import draw
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import draw
+from harness.tasks.check import Contract, from_files, make
 
 ROOT = Path(__file__).parents[1]
 STROKES = Protocol("strokes")
@@ -167,7 +167,7 @@ def test_reading_the_truth_is_found(tmp_path: Path) -> None:
         (tmp_path / kind / "clip").mkdir(parents=True)
         for t, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / kind / "clip" / f"{t:05d}.png")
-    dataset = OmegaConf.create({"name": "mine", "_target_": "harness.datasets.folder.load", "root": str(tmp_path)})
+    dataset = OmegaConf.create({"name": "mine", "_target_": "harness.data.folder.load", "root": str(tmp_path)})
     files = from_files(dataset)
     assert Contract(Nearest, STROKES, files).verdict("opens no file of the dataset").verdict == "ok"
     cheat = Contract(lambda: Peeking(tmp_path), STROKES, files)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.api import Clip, Interaction, Method
-from harness.scribbles import empty
+from harness.rules.scribbles import empty
 from methods.convert import convert
 from methods.stm.method import STM
 from methods.stm.video import STMVideo

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from harness.api import BadInput
-from harness.datasets import davis, fetch, folder
+from harness.data import davis, fetch, folder
 
 SHARED = Path(__file__).parents[2] / "shared" / "davis"
 REAL = pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips are not here")

@@ -27,12 +27,14 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from harness import scribbles
 from harness.api import BadInput
-from harness.datasets import Sequence, choose, davis, fetch, folder, inspect, plain, read_annotations, read_frames
+from harness.data import davis, fetch, folder, scribble_files
+from harness.data.images import inspect, read_annotations, read_frames
+from harness.data.sequence import Sequence, choose, plain
 from harness.report.exchange import read_csv, read_summary
-from harness.score import read_mask
-from harness.summary import report_columns, summarize
+from harness.rules import scribbles
+from harness.rules.summary import report_columns, summarize
+from harness.tasks.score import read_mask
 from methods.blocks.weights import fill, read_official, read_safetensors, rename
 
 EDIT = struct.Struct("<BHHB4s")  # what, in which part, where in it, which token, or else which bytes
@@ -97,7 +99,7 @@ def scribble_file() -> Kind:
     parts, pack = words(data)
     return Kind(
         parts,
-        lambda path: scribbles.read(path, "clip", 3),
+        lambda path: scribble_files.read(path, "clip", 3),
         pack,
         use=lambda read: scribbles.draw_all(read, (H, W), bezier=True),
         tokens=JSON,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import records
 from harness.api import BadInput
-from harness.isolate import in_children
+from harness.run import records
+from harness.run.workers import in_children
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = ROOT / "tests" / "hostile"

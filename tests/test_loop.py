@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from harness.api import VOID, BadInput, Clip, Interaction, Prediction, Stroke
-from harness.protocol import ModelledClock, Protocol
-from harness.scribbles import empty
-from harness.session import InvalidPrediction, Round, on_frame, play
+from harness.rules.clock import ModelledClock
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import empty
+from harness.rules.session import InvalidPrediction, Round, on_frame, play
 
 FRAMES, HEIGHT, WIDTH = 9, 40, 60
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Scribbles, Stroke
-from harness.provenance import weights_of
-from harness.scribbles import empty
+from harness.rules.scribbles import empty
+from harness.run.provenance import weights_of
 from methods.atnet.method import ATNet
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from harness import records
-from harness.records import Key, Record
 from harness.report import page
 from harness.report.leaderboard import Board, boards, reference, table
+from harness.run import records
+from harness.run.records import Key, Record
 from tests.test_main_job import SMALL, guests, run
 
 HOSTILE = """<b>&"'</script>"""

@@ -9,9 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch.profiler import record_function
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction
-from harness.profile import milliseconds, profile
-from harness.protocol import Protocol, WallClock
-from harness.scribbles import empty
+from harness.rules.clock import WallClock
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import empty
+from harness.tasks.profile import milliseconds, profile
 
 WEIGHTS = "methods/weights/mivos.safetensors"
 MASKS = Protocol("masks", rounds=3, interaction="masks", first_frame=0)
@@ -59,12 +60,12 @@ def choices() -> tuple[DictConfig, DictConfig, DictConfig]:
     method = {"name": "mivos", "_target_": "methods.mivos.method.MiVOS", "schedule": "every_round"}
     clips = {
         "name": "synthetic",
-        "_target_": "harness.datasets.synthetic.load",
+        "_target_": "harness.data.synthetic.load",
         "split": "val",
         "clips": 1,
         "frames": 8,
     }
-    rules = {"name": "three", "_target_": "harness.protocol.Protocol", "rounds": 3}
+    rules = {"name": "three", "_target_": "harness.rules.protocol.Protocol", "rounds": 3}
     return (
         OmegaConf.create(method | {"size": "tiny", "weights": WEIGHTS, "device": "cpu"}),
         OmegaConf.create(clips | {"size": [64, 96], "max_objects": 1, "seed": 0}),

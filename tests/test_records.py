@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import records
 from harness.api import BadInput, Stroke
-from harness.protocol import Protocol
-from harness.provenance import source_digest
-from harness.records import Key, Record
 from harness.report import exchange, render
 from harness.report.leaderboard import TOLD, boards, differences, entry, intervals, reference, table
-from harness.scribbles import empty
-from harness.session import Round, on_frame
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import empty
+from harness.rules.session import Round, on_frame
+from harness.run import records
+from harness.run.provenance import source_digest
+from harness.run.records import Key, Record
 from tests.parity.goldens import FULL
 
 SHAPE = (4, 12, 16)

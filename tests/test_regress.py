@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.api import BadInput
-from harness.regress import guard, update
+from harness.tasks.regress import guard, update
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("method=stm", "dataset.clips=1", "dataset.frames=5", "dataset.size=[64,96]", "protocol.rounds=2")

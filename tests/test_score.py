@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import score
 from harness.api import BadInput
-from harness.datasets import davis
+from harness.data import davis
+from harness.tasks import score
 from tests.parity.goldens import FULL
 
 SHARED = FULL.parent

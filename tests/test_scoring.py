@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from skimage.morphology import medial_axis
 
-from harness import robot, scribbles
-from harness.api import BadInput, Stroke
-from harness.metrics import Scorer, contour, jaccard
-from harness.robot import correct, next_frame
+from harness.api import BadInput, Scribbles, Stroke
+from harness.data import scribble_files
+from harness.rules import robot, scribbles
+from harness.rules.metrics import Scorer, contour, jaccard
+from harness.rules.robot import correct, next_frame
 
 random = np.random.default_rng(0)
 
@@ -156,9 +157,9 @@ def test_lines_have_no_gaps() -> None:
 
 
 def test_a_file_gives_back_the_same_floats(tmp_path: Path) -> None:
-    drawn = scribbles.Scribbles("dog", ((), (Stroke(random.random((9, 2)), 3, 12.5, 99),)))
-    scribbles.write(tmp_path / "001.json", drawn)
-    back = scribbles.read(tmp_path / "001.json", "dog", 2)
+    drawn = Scribbles("dog", ((), (Stroke(random.random((9, 2)), 3, 12.5, 99),)))
+    scribble_files.write(tmp_path / "001.json", drawn)
+    back = scribble_files.read(tmp_path / "001.json", "dog", 2)
     assert np.array_equal(back.frames[1][0].path, drawn.frames[1][0].path)
     assert scribbles.to_json(back) == scribbles.to_json(drawn)
 
@@ -194,7 +195,7 @@ def test_a_defect_file_is_refused_in_one_line(content: Any, named: str, tmp_path
     data = {"sequence": "dog", "scribbles": [[], content]} if strokes else content
     file.write_text(data if isinstance(data, str) else json.dumps(data))
     with pytest.raises(BadInput) as refusal:
-        scribbles.read(file, "dog", 2)
+        scribble_files.read(file, "dog", 2)
     message = str(refusal.value)
     assert message.startswith(f"{file}: ")
     assert named in message
@@ -203,4 +204,4 @@ def test_a_defect_file_is_refused_in_one_line(content: Any, named: str, tmp_path
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"002\.json: no such file"):
-        scribbles.read(tmp_path / "002.json", "dog", 2)
+        scribble_files.read(tmp_path / "002.json", "dog", 2)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.statistics import SCORES, auc, curves, difference, interval, score
-from harness.summary import Played, area, cut, played, summarize
+from harness.report.statistics import SCORES, auc, curves, difference, interval, score
+from harness.rules.summary import Played, area, cut, played, summarize
 from tests.parity.goldens import FULL
 
 THRESHOLD = 5.0

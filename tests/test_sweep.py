@@ -10,7 +10,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from harness.sharing import Stay, stay
+from harness.run.contention import Stay, stay
 from tests.test_main_job import SMALL, recorded, run, table
 from tests.test_records import write
 
@@ -87,7 +87,7 @@ def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
 
 def test_other_devices_and_the_killed_do_not_count(device: str) -> None:
     """A job that was killed must not spoil the times of all that come after it."""
-    program = "import os; from harness.sharing import stay; stay('cpu').__enter__(); os.kill(os.getpid(), 9)"
+    program = "import os; from harness.run.contention import stay; stay('cpu').__enter__(); os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": tempfile.gettempdir()})
     assert killed.returncode == -9
     with stay("cuda") as other, stay(device) as mine:

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 import run  # noqa: F401  its resolvers
 from harness.api import VOID, BadInput
-from harness.datasets import folder, synthetic
-from harness.scribbles import draw
+from harness.data import folder, synthetic
+from harness.rules.scribbles import draw
 from methods.mivos.method import MiVOS
 from methods.stm.method import STM
 from methods.stm.network import STMInteractive

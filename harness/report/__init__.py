@@ -13,11 +13,7 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from harness import records
 from harness.api import BadInput
-from harness.evaluate import noted
-from harness.provenance import digest
-from harness.records import Record
 from harness.report import exchange, made
 from harness.report.leaderboard import (
     READING,
@@ -31,6 +27,10 @@ from harness.report.leaderboard import (
     table,
 )
 from harness.report.tables import latex, markdown, show
+from harness.run import records
+from harness.run.evaluate import noted
+from harness.run.provenance import digest
+from harness.run.records import Record
 
 log = logging.getLogger(__name__)
 

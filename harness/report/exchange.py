@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness import records
 from harness.api import BadInput
-from harness.datasets import content, one_line, plain
+from harness.data.images import content, one_line
+from harness.data.sequence import plain
 from harness.report.leaderboard import Entry
-from harness.summary import COLUMN, area, report_columns
+from harness.rules.summary import COLUMN, area, report_columns
+from harness.run import records
 
 HIGHEST = {"scribble_idx": 1000, "interaction": 1000, "object_id": 254, "frame": 10**6}  # more is no report
 SCORES = ("jaccard", "contour", "j_and_f")

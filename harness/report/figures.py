@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from harness import records
-from harness.records import Record
 from harness.report.leaderboard import Board, Entry, by_object_and_frame, curve
-from harness.scribbles import draw
+from harness.rules.scribbles import draw
+from harness.run import records
+from harness.run.records import Record
 
 # Okabe and Ito's colours, told apart by colour-blind readers; a method keeps its own in every figure
 COLOURS = {"stm": "#0072B2", "mivos": "#D55E00", "atnet": "#009E73", "ipnet": "#CC79A7", "grabcut": "#7F7F7F"}

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import statistics
 from harness.api import BadInput
-from harness.protocol import Protocol
-from harness.records import Record
-from harness.summary import Metric, Played, official, played, report_columns
+from harness.report import statistics
+from harness.rules.protocol import Protocol
+from harness.rules.summary import Metric, Played, official, played, report_columns
+from harness.run.records import Record
 
 TOLD = ("scribbles", "commit", "hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance
 NOISE = "≈"
@@ -258,7 +258,7 @@ def auc(entry: Entry) -> float:
 
 
 def scores(board: Board) -> dict[str, str]:
-    """The scores of a board: their names in `harness.statistics`, and what its table calls them."""
+    """The scores of a board: their names in `harness.report.statistics`, and what its table calls them."""
     last = max((len(curve(entry, board)[1]) - 2 for entry in board.entries if entry.summary), default=0)
     return {
         "auc": "AUC",

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from harness.provenance import digest
 from harness.report.leaderboard import Board, canonical
+from harness.run.provenance import digest
 
 NOTE = ".made"
 HARNESS = Path(__file__).parents[1]

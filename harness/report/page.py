@@ -15,12 +15,12 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from harness import records
 from harness.api import Stroke
-from harness.records import Record
 from harness.report.figures import OBJECTS, styles, untrained
 from harness.report.leaderboard import READING, Board, Entry, curve, notes
-from harness.summary import COLUMN
+from harness.rules.summary import COLUMN
+from harness.run import records
+from harness.run.records import Record
 
 STRIPS = 60  # film strips on a page; more make it too heavy to open
 PICTURES = 8  # frames of a strip, beside those that were annotated

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.provenance import machine
 from harness.report.leaderboard import NOISE, TIMED, Board, by_object_and_frame, notes, outcome, speed
+from harness.report.statistics import difference, interval, score
 from harness.report.tables import latex, markdown, show
-from harness.statistics import difference, interval, score
+from harness.run.provenance import machine
 
 INTERVALS = (
     "in brackets: 95 % bootstrap intervals over sequences, each with all its scribbles; too narrow for less than 15"
@@ -25,7 +25,7 @@ class Column:
 
     label: as printed; ours: what ours is, if that differs.
     unit: what the paper counts in, 100 for percent; digits: decimals.
-    score: what fills ours: one of `harness.statistics`, "s/frame", "percentile <n>", or "" for nothing of ours.
+    score: what fills ours: one of `harness.report.statistics`, "s/frame", "percentile <n>", or "" for nothing of ours.
     metric: of the score; None takes the protocol's.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
-from harness.scribbles import bresenham
+from harness.rules.scribbles import bresenham
 from methods.atnet.checkpoint import load
 from methods.atnet.network import (
     THRESHOLD,

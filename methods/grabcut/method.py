@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
-from harness.scribbles import draw
+from harness.rules.scribbles import draw
 
 Flow = Literal["ultrafast", "fast", "medium"]
 PRESETS: dict[Flow, int] = {

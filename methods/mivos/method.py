@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
-from harness.scribbles import draw
+from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of

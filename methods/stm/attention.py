@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
 from harness.api import BadInput, Clip, Interaction, Scribbles, Stroke
-from harness.scribbles import empty, fuse
+from harness.rules.scribbles import empty, fuse
 from methods.blocks.decoder import enlarge
 from methods.blocks.padding import crop, pad
 from methods.stm.method import STM

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harness.api import VOID, BadInput
-from harness.datasets import Sequence as Footage
-from harness.datasets import synthetic
+from harness.data import synthetic
+from harness.data.sequence import Sequence as Footage
 
 Source = Literal["video", "stills"]
 # frames uint8 T×H×W×3 and labels uint8 T×H×W of a clip with so many objects, 1..N

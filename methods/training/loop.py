@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from harness.api import BadInput
-from harness.provenance import machine, weights_of
+from harness.run.provenance import machine, weights_of
 from methods.training.clips import Batch, Batches, Source, source
 
 log = logging.getLogger(__name__)

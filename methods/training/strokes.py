@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from harness.api import Stroke
-from harness.robot import correct
-from harness.scribbles import bezier
+from harness.rules.robot import correct
+from harness.rules.scribbles import bezier
 from methods.training.clips import jolt
 
 

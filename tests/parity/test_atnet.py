@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.api import BadInput, Clip, Interaction, Stroke
-from harness.scribbles import empty, from_json, fuse
+from harness.rules.scribbles import empty, from_json, fuse
 from methods.atnet.checkpoint import load
 from methods.atnet.method import OFFICIAL_FILE, ATNet, Sample, crop, margins, stroke_plane, superpose
 from methods.atnet.network import (

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from harness import official, session
 from harness.api import Clip, Interaction, Prediction, Stroke
-from harness.datasets import davis
-from harness.protocol import Protocol, WallClock
-from harness.scribbles import empty
-from harness.session import Round, on_frame
-from harness.summary import summarize
+from harness.data import davis
+from harness.rules import referee as official
+from harness.rules import session
+from harness.rules.clock import WallClock
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import empty
+from harness.rules.session import Round, on_frame
+from harness.rules.summary import summarize
 from tests.parity.goldens import ROOT
 
 REAL = ROOT.parent / "shared" / "davis"

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import scribbles
 from harness.api import Scribbles
-from harness.metrics import Scorer
-from harness.robot import correct, longest_paths, medial_axis, next_frame, opening
-from harness.summary import summarize
+from harness.rules import scribbles
+from harness.rules.metrics import Scorer
+from harness.rules.robot import correct, longest_paths, medial_axis, next_frame, opening
+from harness.rules.summary import summarize
 from tests.parity.goldens import CARRIED, FULL, folders
 
 

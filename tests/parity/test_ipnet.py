@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.api import BadInput, Clip
-from harness.scribbles import from_json
+from harness.rules.scribbles import from_json
 from methods.blocks.aggregation import aggregate
 from methods.ipnet.checkpoint import load
 from methods.ipnet.method import OFFICIAL_FILES, IPNet, Options, bounds, stroke_planes, weight

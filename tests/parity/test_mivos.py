@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.api import BadInput, Clip, Interaction, Stroke
-from harness.scribbles import empty, from_json
+from harness.rules.scribbles import empty, from_json
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins, pad

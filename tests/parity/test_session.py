@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from harness.api import Clip, Interaction, Prediction
-from harness.protocol import Lap, Protocol
-from harness.scribbles import read
-from harness.session import play
-from harness.summary import report_columns, summarize
+from harness.data.scribble_files import read
+from harness.rules.clock import Lap
+from harness.rules.protocol import Protocol
+from harness.rules.session import play
+from harness.rules.summary import report_columns, summarize
 from tests.parity.goldens import folders
 
 RUNS = [run for folder in folders("evaluation/session") for run in sorted(folder.glob("[A-Z]_*.json"))]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.api import BadInput, Clip, Interaction, Scribbles
-from harness.scribbles import draw, from_json
+from harness.rules.scribbles import draw, from_json
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins
 from methods.stm.checkpoint import load

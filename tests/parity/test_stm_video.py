@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.api import BadInput, Clip, Interaction
-from harness.scribbles import empty
+from harness.rules.scribbles import empty
 from methods.blocks.aggregation import aggregate
 from methods.blocks.decoder import enlarge
 from methods.blocks.memory import KeyValue, read_memory

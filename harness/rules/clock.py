@@ -1,0 +1,81 @@
+"""The clocks: what a method and its evaluation take, in seconds."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.api import BadInput, Clip
+
+
+@dataclass
+class Lap:
+    """What a clock measured, known once its `with` block has ended."""
+
+    seconds: float = 0.0
+
+
+class Clock(Protocol):
+    """Measures what a method and its evaluation take."""
+
+    def method(self, clip: Clip) -> AbstractContextManager[Lap]: ...
+    def evaluation(self) -> AbstractContextManager[Lap]: ...
+
+
+class WallClock:
+    """Seconds as they pass on this machine, GPU work included."""
+
+    @contextmanager
+    def method(self, clip: Clip) -> Iterator[Lap]:
+        wait_for_gpu()
+        with self.evaluation() as lap:
+            yield lap
+            wait_for_gpu()
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Lap]:
+        lap = Lap()
+        start = time.perf_counter()
+        yield lap
+        lap.seconds = time.perf_counter() - start
+
+
+class ModelledClock:
+    """Seconds from a table, the same on every machine.
+
+    A round of a clip with T frames and N objects costs `round + T (frame + N object)` seconds; evaluation is free.
+
+    method: whose row of `costs` to use.
+    costs: by method name, {round, frame, object} in seconds.
+    """
+
+    def __init__(self, method: str, costs: Mapping[str, Mapping[str, float]]) -> None:
+        if method not in costs:
+            raise BadInput(
+                f"clock=modelled: no costs for method {method}; "
+                f"give them with '+clock.costs.{method}={{round: 0.1, frame: 0.01, object: 0.01}}' (seconds)"
+            )
+        self.cost = costs[method]
+
+    @contextmanager
+    def method(self, clip: Clip) -> Iterator[Lap]:
+        yield Lap(self.cost["round"] + len(clip.frames) * (self.cost["frame"] + clip.num_objects * self.cost["object"]))
+
+    @contextmanager
+    def evaluation(self) -> Iterator[Lap]:
+        yield Lap()
+
+
+def wall_clock(method: str) -> WallClock:
+    """The wall clock is the same for every method."""
+    return WallClock()
+
+
+def wait_for_gpu() -> None:
+    """Finish the queued GPU work, if the method uses torch on a GPU at all."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(device)

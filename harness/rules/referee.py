@@ -1,0 +1,150 @@
+"""The referee: the same sample played through the real davisinteractive 1.0.4.
+
+`protocol.engine=official` takes this loop instead of `harness.rules.session`. It is slow, and on today's libraries the
+package orders ties (numpy) and neighbours (scikit-learn, networkx) otherwise than when it was released.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from harness.api import BadInput, Clip, Interaction, Method, Scribbles
+from harness.rules.clock import Clock, WallClock
+from harness.rules.protocol import Protocol
+from harness.rules.scribbles import empty, from_json, fuse, to_json
+from harness.rules.session import Round, check
+
+RENAMED = {
+    np: {"bool": bool, "int": int, "float": float, "trapz": np.trapezoid},  # gone since numpy 1.24 and 2.0
+    nx: {"from_scipy_sparse_matrix": nx.from_scipy_sparse_array},  # renamed in networkx 3.0
+}
+
+
+class ReleaseTimeTies(np.random.Generator):
+    """Breaks the ties of the medial axis as scikit-image 0.16 did; later versions draw them unseeded."""
+
+    def permutation(self, x: Any, axis: int = 0) -> Any:
+        return np.random.RandomState(0).permutation(x)
+
+
+def play(
+    method: Method, clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Protocol, clock: Clock
+) -> Iterator[Round]:
+    """As `harness.rules.session.play`, asked, timed and scored by davisinteractive.
+
+    Raises BadInput for what the package cannot do: masks as interactions, another clock, unscored frames.
+    """
+    if protocol.interaction != "strokes" or protocol.scored != "all" or not isinstance(clock, WallClock):
+        raise BadInput(
+            "protocol.engine=official: davisinteractive gives strokes, scores every frame and has a wall clock"
+        )
+    frame, new, drawn = scribbles.annotated_frames[0], scribbles, empty(clip.name, len(truth))
+    if hasattr(method, "warm_up"):
+        method.warm_up(clip)
+    with session(clip, truth, scribbles, protocol) as official:
+        number = 0
+        while official.next():
+            if number:
+                frame = int(official.connector.service.storage.annotated_frames["frame"].iloc[-1])
+            _, last, _ = official.get_scribbles(only_last=True)
+            new = from_json(last)
+            drawn = fuse(drawn, new)
+            number += 1
+            if number == 1:
+                method.start(clip)
+            prediction = method.interact(Interaction(frame, new, drawn))
+            check(prediction, clip)
+            official.submit_masks(prediction.masks, protocol.candidates(number, frame, prediction.candidates))
+            report = official.get_report()
+            report = report[report["interaction"] == number]
+            if report.empty:
+                continue
+            yield Round(
+                number,
+                frame,
+                new,
+                prediction.masks,
+                report["jaccard"].to_numpy(float).reshape(len(truth), -1),
+                report["contour"].to_numpy(float).reshape(len(truth), -1),
+                float(report["timing"].iloc[0]),
+            )
+
+
+@contextmanager
+def session(clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Protocol) -> Iterator[Any]:
+    """A `DavisInteractiveSession` on one sample, laid out as a DAVIS dataset in a temporary folder."""
+    height, width = truth.shape[1:]
+    about = {
+        "name": clip.name,
+        "num_frames": len(truth),
+        "num_objects": clip.num_objects,
+        "num_scribbles": 1,
+        "image_size": [width, height],
+    }
+    with revived(), TemporaryDirectory() as folder:
+        from davisinteractive.dataset import Davis
+        from davisinteractive.robot import InteractiveScribblesRobot
+        from davisinteractive.session import DavisInteractiveSession
+
+        root = Path(folder)
+        annotations = root / "Annotations" / "480p" / clip.name
+        annotations.mkdir(parents=True)
+        for t, labels in enumerate(truth):
+            Image.fromarray(labels).save(annotations / f"{t:05d}.png")
+        path = root / "Scribbles" / clip.name / "001.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(to_json(scribbles)), encoding="utf-8")
+        with (
+            patch.dict(Davis.dataset, {clip.name: about}),
+            patch.dict(Davis.sets, {"val": [clip.name]}),
+            DavisInteractiveSession(
+                davis_root=folder,
+                max_time=protocol.max_time,
+                max_nb_interactions=protocol.rounds,
+                metric_to_optimize=protocol.metric,
+                report_save_dir=folder,
+            ) as official,
+        ):
+            if protocol.robot:
+                official.connector.service.robot = InteractiveScribblesRobot(**protocol.robot)
+            yield official
+
+
+@contextmanager
+def revived() -> Iterator[None]:
+    """Make the package run on the libraries of today, as long as the context lasts."""
+    gone = [(library, name, value) for library, names in RENAMED.items() for name, value in names.items()]
+    gone = [(library, name, value) for library, name, value in gone if name not in vars(library)]
+    for library, name, value in gone:
+        setattr(library, name, value)
+    try:
+        from davisinteractive.evaluation.service import EvaluationService
+        from davisinteractive.robot import interactive_robot
+
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        summarize_report = EvaluationService.summarize_report
+
+        # pandas 2 no longer drops the text column, nor averages numbers held as objects
+        def summarize(self: Any, report: pd.DataFrame) -> Mapping[str, Any]:
+            return summarize_report(self, report.drop(columns="session_id").infer_objects())
+
+        skeleton = partial(interactive_robot.medial_axis, rng=ReleaseTimeTies(np.random.PCG64()))
+        with (
+            patch.object(EvaluationService, "summarize_report", summarize),
+            patch.object(interactive_robot, "medial_axis", skeleton),
+        ):
+            yield
+    finally:
+        for library, name, _ in gone:
+            delattr(library, name)

@@ -1,0 +1,34 @@
+"""Scores to keep in git: a method's records without their pictures."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from harness.api import BadInput
+from harness.data.sequence import plain
+from harness.run import records
+from harness.run.evaluate import play_missing
+
+log = logging.getLogger(__name__)
+
+
+def keep(
+    variant: str,
+    method: DictConfig,
+    dataset: DictConfig,
+    protocol: DictConfig,
+    clock: DictConfig,
+    shard: str,
+    results: str,
+) -> None:
+    """Play what is missing of a method, and keep its scores in `<results>/ablations/<variant>`, where tables find them.
+
+    Raises BadInput if a sample fails.
+    """
+    folder = Path(results, "ablations", plain(variant, "variant"))
+    for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute=False):
+        if (status := records.read(path).status) != "complete":
+            raise BadInput(f"{path}: {method.name} failed there ({status}); its record says why")
+        records.copy_scores(path, folder)
+    log.info("written: %s", folder)
