@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
 from harness.run.build import unwrapped
+from harness.run.end import end_with
 
 WEIGHTS = Path(__file__).parent / "methods" / "weights"
 
@@ -31,4 +32,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)
