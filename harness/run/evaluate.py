@@ -26,6 +26,7 @@ from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build, without
 from harness.run.contention import Stay, stay
+from harness.run.end import job_done
 from harness.run.progress import bar
 from harness.run.provenance import device_used, machine, source_digest, weights_of
 from harness.run.workers import Died, in_children
@@ -84,6 +85,8 @@ def evaluate(
         raise
     except BadInput as error:
         note(REFUSAL, str(error))
+    finally:
+        job_done()
 
 
 def begin_sweep() -> None:
