@@ -101,7 +101,8 @@ def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
 def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> None:
     """Else a process that a killed job's method left behind spoils the times of all that come after it."""
     program = (
-        "import os, time; from harness.run.contention import stay; stay('cpu').__enter__(); pid = os.fork()\n"
+        "import os, time; from harness.run.contention import stay\n"
+        "here = stay('cpu'); here.__enter__(); pid = os.fork()\n"
         "if not pid: time.sleep(600)\n"
         "print(pid, flush=True); os.kill(os.getpid(), 9)"
     )
@@ -120,7 +121,10 @@ def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> Non
 
 def test_other_devices_and_the_killed_do_not_count(device: str) -> None:
     """A job that was killed must not spoil the times of all that come after it."""
-    program = "import os; from harness.run.contention import stay; stay('cpu').__enter__(); os.kill(os.getpid(), 9)"
+    program = (
+        "import os; from harness.run.contention import stay; here = stay('cpu'); here.__enter__(); "
+        "os.kill(os.getpid(), 9)"
+    )
     killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": tempfile.gettempdir()})
     assert killed.returncode == -9
     with stay("cuda") as other, stay(device) as mine:
