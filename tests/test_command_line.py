@@ -155,12 +155,13 @@ def test_weights_nobody_trained_yet_are_told_as_such() -> None:
     composed(str(refusal.value).partition("uv run run.py ")[2])
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line() -> None:
-    with (
-        pytest.raises(SystemExit, match=r"/proc/nowhere: cannot be written .*; give another results= or reports="),
-        one_line(),
-    ):
-        Path("/proc/nowhere").mkdir()  # fmt: skip
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "results=/proc/nowhere/here"])
+    cause = r"results=/proc/nowhere/here: /proc/nowhere cannot be written .*; give another results="
+    with pytest.raises(SystemExit, match=cause), one_line():
+        Path("/proc/nowhere").mkdir()
+    with pytest.raises(FileNotFoundError), one_line():  # a fault of ours is no matter of results=
+        (tmp_path / "no" / "where").mkdir()
 
 
 def test_stopped_and_unseen_it_says_how_far_it_is_and_what_is_kept(tmp_path: Path) -> None:

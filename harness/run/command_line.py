@@ -32,16 +32,15 @@ from harness.api import BadInput
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = ("task", "method", "dataset", "protocol", "clock")
 WEIGHTS = ("tiny", "official", "random")
-# What the system says of a place that cannot be written to, whatever is tried there
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
     """End with a line and a code other than 0, not with a traceback, for what whoever typed the command can change.
 
-    That is bad input, a folder that cannot be written to, and Ctrl-C, which also tells what is kept. Any other
-    exception is a fault of ours or of a guest, and is shown in full.
+    That is bad input, results= or reports= that cannot be written to, and Ctrl-C, which also tells what is kept. Any
+    other exception is a fault of ours or of a guest, and is shown in full.
     """
     began = time.time()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
@@ -50,9 +49,13 @@ def one_line() -> Iterator[None]:
     except (BadInput, HydraException) as error:
         sys.exit(" ".join(str(error).split()))
     except OSError as error:
-        if error.errno not in UNWRITABLE or error.filename is None:
-            raise
-        sys.exit(f"{error.filename}: cannot be written ({error.strerror}); give another results= or reports=")
+        if error.errno in FULL:
+            sys.exit(f"the disk is full ({error}); make room, and the same command goes on with what is recorded")
+        for key in ("results", "reports") if error.filename else ():
+            place, failed = folder(key).absolute(), Path(str(error.filename)).absolute()
+            if place.is_relative_to(failed) or failed.is_relative_to(place):
+                sys.exit(f"{key}={folder(key)}: {failed} cannot be written ({error.strerror}); give another {key}=")
+        raise
     except KeyboardInterrupt:
         print(stopped(began), file=sys.stderr)
         sys.exit(128 + 2)
@@ -60,12 +63,17 @@ def one_line() -> Iterator[None]:
 
 def stopped(began: float) -> str:
     """What to say after Ctrl-C of a command that began then (seconds since the epoch)."""
-    said = [each.partition("=")[2] for each in sys.argv if each.startswith("results=")]
-    runs = Path(*(said[-1:] or ["results"]), "runs")
+    runs = folder("results") / "runs"
     kept = sum(path.stat().st_mtime >= began for path in runs.glob("*/*-*.parquet"))
     if not kept:
         return "stopped; the same command starts again, or goes on from what it has written"
     return f"stopped; samples kept in {runs}: {kept}; the same command goes on from there"
+
+
+def folder(key: str) -> Path:
+    """The folder that `results` or `reports` is of this command."""
+    said = [each.partition("=")[2] for each in sys.argv if each.startswith(f"{key}=")]
+    return Path((said or [key])[-1])
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -348,9 +356,9 @@ def check_place(config: DictConfig) -> None:
             check_writable(key, Path(config[key]))
 
 
-def check_writable(key: str, folder: Path) -> None:
+def check_writable(key: str, wanted: Path) -> None:
     """Raise BadInput if a folder can neither be written to nor made."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    place = next(path for path in (wanted.absolute(), *wanted.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         why = "may not be written to" if place.is_dir() else "is a file"
-        raise BadInput(f"{key}={folder}: {place} {why}; give a folder of yours, as in {key}=/tmp/{key}")
+        raise BadInput(f"{key}={wanted}: {place} {why}; give a folder of yours, as in {key}=/tmp/{key}")
