@@ -1,4 +1,4 @@
-"""Who may know whom (harness/README of the rooms: CONTRIBUTING.md): an import against the arrows turns a room into a knot."""
+"""Who may know whom, as CONTRIBUTING.md has it: one import against the arrows, and no room can be read by itself."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("api", "rules", "data", "run", "report", "tasks")  # each may import itself and those before it
 GUESTS = {"harness.api", "harness.rules.scribbles"}  # all that a method needs to know of the harness
-TRAINERS = GUESTS | {"harness.rules.robot", "harness.data", "harness.run.provenance"}  # training reads data and signs cards
+TRAINERS = GUESTS | {"harness.rules.robot", "harness.data", "harness.run.provenance"}  # data, and cards to sign
 
 
 def modules(folder: str) -> list[Path]:
