@@ -78,7 +78,7 @@ def test_a_guest_cannot_spoil_the_clip_of_the_next() -> None:
 def test_clips_need_no_heavy_import() -> None:
     """Photographs are read out of packages that take seconds to import."""
     code = (
-        "import sys; from harness.data.sequence import synthetic; synthetic.photographs('val'); "
+        "import sys; from harness.data import synthetic; synthetic.photographs('val'); "
         "sys.exit(str({'skimage', 'sklearn', 'matplotlib'} & set(sys.modules) or ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
