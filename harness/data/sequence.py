@@ -21,6 +21,7 @@ class Sequence:
     size: (H, W).
     num_objects: N, objects are labelled 1..N.
     manifest: digest of the content: frames, annotations and scribbles.
+    made_by: what makes it anew, of a clip that is made: the generator's version and arguments; else empty.
     scribbles: first-round scribbles by index (1, 2, 3); empty where nobody drew any.
     scribbles_expected: how many the dataset's authors published ("n of 3").
     drawn_by: who drew them, "human" or "robot".
@@ -38,6 +39,7 @@ class Sequence:
     read_annotations: Callable[[], np.ndarray] = field(repr=False, compare=False)
     scribbles_expected: int = 1
     drawn_by: str = "human"
+    made_by: str = ""
 
 
 def choose(known: Collection[str], wanted: Iterable[str] | str | None, where: Path) -> list[str]:
