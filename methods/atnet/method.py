@@ -26,6 +26,7 @@ from methods.atnet.network import (
     Variant,
 )
 from methods.atnet.transfer import LocalSoftmax
+from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume
@@ -156,7 +157,7 @@ class Sample:
         """Take N×H×W probabilities as those of frame t."""
         self.p[t] = p
         best, label = p.max(dim=0)
-        self.labels[t] = ((label + 1) * (best > THRESHOLD)).cpu().numpy()
+        self.labels[t] = to_host((label + 1) * (best > THRESHOLD))
 
     @record_function("encode")
     def encode(self, t: int) -> Picture:
@@ -219,8 +220,15 @@ def stroke_plane(strokes: Sequence[Stroke], size: tuple[int, int]) -> np.ndarray
 
 def pad(x: Tensor) -> Tensor:
     """Reflect ...×H×W at its borders, up to the next larger multiples of 32, as the authors do."""
-    rows, columns = (torch.from_numpy(np.pad(np.arange(side), margins(side), "reflect")) for side in x.shape[-2:])
+    rows, columns = (reflected(side, x.device) for side in x.shape[-2:])
     return x[..., rows.unsqueeze(1), columns]
+
+
+def reflected(side: int, device: torch.device) -> Tensor:
+    """Where the pixels of a padded axis lie on the one before, as often as it takes: int64."""
+    before, after = margins(side)
+    there = torch.arange(-before, side + after, device=device) % max(1, 2 * (side - 1))
+    return side - 1 - (there - (side - 1)).abs()
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, volume
@@ -159,7 +160,7 @@ class Sample:
         labels = np.empty((len(self.p), *self.p.shape[2:]), np.uint8)
         for t, p in enumerate(self.p):
             planes = torch.cat((1 - p.sum(dim=0, keepdim=True), p))
-            labels[t] = planes.max(dim=0).indices.cpu()  # argmax is 50 times slower on a CPU
+            labels[t] = to_host(planes.max(dim=0).indices)  # argmax is 50 times slower on a CPU
         return labels
 
 

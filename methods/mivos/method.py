@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
@@ -231,7 +232,7 @@ class Sample:
 
     def answer(self) -> np.ndarray:
         """Labels of true size, uint8 T×H×W."""
-        return crop(self.labels, self.size).cpu().numpy().copy()
+        return to_host(crop(self.labels, self.size)).copy()
 
 
 def stroke_planes(

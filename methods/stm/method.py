@@ -13,6 +13,7 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
@@ -130,7 +131,7 @@ class Sample:
             merged = merge(p)
             self.p[batch] = merged[:, 1:]
             labels.append(merged.max(dim=1).indices.to(torch.uint8))  # argmax is 50 times slower on a CPU
-        return torch.cat(labels).cpu().numpy()
+        return to_host(torch.cat(labels))
 
 
 def images(frames: np.ndarray, device: torch.device) -> Tensor:

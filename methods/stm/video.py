@@ -11,6 +11,7 @@ from torch.profiler import record_function
 
 from harness.api import VOID, BadInput, Clip, Interaction, Method, Prediction
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
@@ -108,7 +109,7 @@ class Sample:
         after = min((s for s in self.given if s > frame), default=len(self.labels))
         for frames in (range(frame + 1, after), range(frame - 1, before, -1)):
             for t, p in self.propagate(frames):
-                self.labels[t] = p.max(dim=0).indices.cpu().numpy()
+                self.labels[t] = to_host(p.max(dim=0).indices)
         return self.labels.copy()
 
     def give(self, frame: int, mask: np.ndarray) -> None:
