@@ -1,15 +1,20 @@
 """The one door: `uv run run.py`, then any `key=value` of conf/."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
-import hydra
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+try:
+    import hydra
+    from hydra.utils import instantiate
+    from omegaconf import DictConfig, OmegaConf
 
-from harness.api import BadInput
-from harness.run.build import unwrapped
+    from harness.api import BadInput
+    from harness.run import command_line
+    from harness.run.build import unwrapped
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name}: not installed; `pip install uv`, then `uv run {shlex.join(sys.argv)}` brings all it needs")
 
 WEIGHTS = Path(__file__).parent / "methods" / "weights"
 
@@ -31,4 +36,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with command_line.one_line():
+        command_line.check(sys.argv[1:])
+        main()

@@ -96,6 +96,8 @@ def test_no_answer_of_another_kind_is_scored(
 
 def test_endless_protocols_and_unknown_costs_are_refused() -> None:
     with pytest.raises(BadInput, match="never ends"):
-        Protocol("p", max_time=None, rounds=0)
+        Protocol("p", max_time=None, rounds=None)
+    with pytest.raises(BadInput, match="rounds=0: wanted a number of at least 1"):
+        Protocol("p", rounds=0)
     with pytest.raises(BadInput, match="no costs for method mine"):
         ModelledClock("mine", {})

@@ -95,7 +95,7 @@ def test_ours_and_published_are_apart_and_what_is_missing_says_why(mine: Path) -
     assert lines["samples"]["full", "AUC"] == "3 of 3"
     text = (mine / "reports/tables/mine/table.md").read_text()
     assert "paper, DAVIS-2017 val: AUC" in text
-    assert "`uv run run.py hydra.searchpath=" in text
+    assert "`uv run run.py 'hydra.searchpath=" in text
     tex = (mine / "reports/tables/mine/table.tex").read_text()
     assert r"\toprule" in tex
     assert "60.5" in tex

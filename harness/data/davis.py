@@ -21,6 +21,7 @@ from harness.data.sequence import Sequence, choose, digest_of, plain, root_folde
 log = logging.getLogger(__name__)
 
 TABLE = Path(__file__).with_name("davis_sequences.csv")
+PARTS = ("JPEGImages", "Annotations", "ImageSets")  # the folders of its root
 SCRIBBLES_PER_SEQUENCE = 3
 
 
@@ -67,6 +68,11 @@ def load(
             f"{root}: no such folder; get it with 'uv run run.py task=data dataset=davis{year} dataset.root={root}' "
             "or point dataset.root at your copy"
         )
+    wanted = PARTS if playable else PARTS[1:]
+    if missing := [part for part in wanted if not (folder / part).is_dir()]:
+        inside = [path for path in (folder / "DAVIS", folder.parent) if all((path / part).is_dir() for part in wanted)]
+        remedy = f"did you mean dataset.root={inside[0]}?" if inside else "point it at the folder that has them"
+        raise BadInput(f"dataset.root={root}: no {missing[0]}/ in it, of DAVIS' {', '.join(wanted)}; {remedy}")
     names = listed(folder, year, subset, resolution)
     chosen = choose(names, sequences, folder / "ImageSets" / f"{year} {subset}")
     with ThreadPoolExecutor() as pool:

@@ -136,7 +136,7 @@ def load(
     split: Literal["train", "val"] = "val",
     clips: int = 8,
     frames: int = 20,
-    size: Items[int] = (160, 288),
+    size: tuple[int, int] = (160, 288),
     max_objects: int = 3,
     seed: int = 0,
 ) -> list[Sequence]:

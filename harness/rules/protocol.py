@@ -53,17 +53,17 @@ class Protocol:
         }.items():
             if getattr(self, name) not in allowed:
                 raise BadInput(f"protocol.{name}={getattr(self, name)}: choose one of {', '.join(allowed)}")
-        for name in ("rounds", "max_time", "first_frame"):
+        for name, least in {"rounds": 1, "max_time": 1e-3, "first_frame": 0}.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int | float) or value < 0):
-                raise BadInput(f"protocol.{name}={value}: wanted a number of at least 0, or null")
+            if value is not None and (not isinstance(value, int | float) or value < least):
+                raise BadInput(f"protocol.{name}={value}: wanted a number of at least {least:g}, or null")
         try:
             inspect.signature(correct).bind(None, None, None, **self.robot)
         except TypeError as error:
             raise BadInput(f"protocol.robot: {error}; wanted arguments of harness.rules.robot.correct") from error
         if not 0 <= self.robot.get("kernel_size", 0) < 1:
             raise BadInput(f"protocol.robot.kernel_size={self.robot['kernel_size']}: wanted 0 <= kernel_size < 1")
-        if not self.rounds and not self.max_time:
+        if self.rounds is None and self.max_time is None:
             raise BadInput("protocol: set rounds or max_time, or a sample never ends")
         if self.scored != "all" and self.last_round > 1:
             raise BadInput("protocol.scored=but_first_and_last: the robot needs every frame scored; set rounds=1")

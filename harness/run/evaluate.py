@@ -23,7 +23,7 @@ from harness.rules.session import InvalidPrediction
 from harness.run import records
 from harness.run.build import build, without
 from harness.run.contention import Stay, stay
-from harness.run.progress import bar
+from harness.run.progress import bar, showing, tell
 from harness.run.provenance import device_used, machine, source_digest, weights_of
 from harness.run.workers import Died, in_children
 
@@ -117,8 +117,8 @@ def play_missing(
             raise BadInput(f"{name}={limit}: wanted a number of {unit} above 0, or null")
         if limit is not None and not isolate:
             raise BadInput(f"{name}={limit}: only a process of its own can be held to it; add isolate=true")
-    rules: Protocol = build(protocol, name=protocol.name)
-    watch: Clock = build(clock, method=method.name)
+    rules: Protocol = build(protocol, "protocol.", name=protocol.name)
+    watch: Clock = build(clock, "clock.", method=method.name)
     sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
     chosen = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
     for sequence in sequences:
@@ -185,11 +185,13 @@ def play_sample(
     scribbles = sequence.scribbles.get(sample.key.sample["scribble_idx"], empty(sequence.name, sequence.num_frames))
     rows: list[dict[str, Any]] = []
     here = Stay()
+    tell(f"{clip.name}, round 1 of {protocol.last_round}")
     try:
         method = player()
         with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
             for round in play(method, clip, sequence.read_annotations(), scribbles, protocol, clock):
                 rows += records.rows_of(round, sample.key)
+                tell(f"{clip.name}, round {min(round.interaction + 1, protocol.last_round)} of {protocol.last_round}")
     except BadInput:
         raise
     except Exception as error:  # whatever a guest does, the house goes on; the record says what it did
@@ -242,7 +244,9 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
 @lru_cache(maxsize=2)
 def sequences_of(dataset: str) -> list[Sequence]:
     """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
-    sequences: list[Sequence] = build(DictConfig(OmegaConf.create(dataset)), "dataset.")
+    config = DictConfig(OmegaConf.create(dataset))
+    with showing(f"listing dataset={config.name}"):
+        sequences: list[Sequence] = build(config, "dataset.")
     return sequences
 
 

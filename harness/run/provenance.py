@@ -48,10 +48,17 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
         files, training = [Path(weights)], ""
     for file in files:
         if not file.is_file():
-            remedy = "give weights=random, official or another file"
             if weights == "official":
-                remedy = f"its authors publish it: {method['official'][file.name]}"
-            raise BadInput(f"{file}: no such weights file for {method['name']}; {remedy}")
+                published = f"its authors publish it: {method['official'][file.name]}"
+                raise BadInput(f"{file}: no such weights file for {method['name']}; {published}")
+            if file.parts[-3:-1] == ("methods", "weights"):
+                trained = f"uv run run.py task=train method={method['name']} recipe=ablation"
+                raise BadInput(
+                    f"{file}: no tiny weights of {method['name']} are kept; say weights=random, or {trained}"
+                )
+            raise BadInput(
+                f"weights={weights}: no such file; say weights=tiny, official, random or a .safetensors file"
+            )
     return {
         "name": str(weights),
         "digest": digest(*(file.read_bytes() for file in files)),

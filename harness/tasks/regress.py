@@ -44,9 +44,24 @@ class Round:
 class Guard(Callback):
     """Ends a sweep beside its baseline. A drop, a failed sample or a refusal makes it exit 1."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse, before anything is played, what has no baseline."""
+        if config["update"]:
+            return
+        try:
+            known = read(Path(config.baseline))["methods"]
+        except BadInput as error:
+            sys.exit(str(error))
+        said = [each.partition("=")[2] for each in config.hydra.overrides.task if each.startswith("method=")]
+        asked = (said or [config.hydra.sweeper.params.method])[-1].split(",")
+        if missing := [name for name in asked if name not in known]:
+            sys.exit(f"{config.baseline}: has no {', '.join(missing)}; leave out, or add with update=true")
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         paths, troubles = noted(config)
         try:
+            if not paths and troubles:
+                sys.exit("\n".join(troubles))
             if not paths:
                 raise BadInput("task=regress: nothing was played; shard= and dataset= leave no sample")
             now = measure([records.read(path) for path in paths])

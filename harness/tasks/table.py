@@ -1,6 +1,8 @@
 """A table or figure of a paper: what is missing is played, ours stands beside what was published."""
 
+import logging
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,9 +26,12 @@ from harness.rules.protocol import Protocol
 from harness.rules.summary import official
 from harness.run import records
 from harness.run.build import build, unwrapped, without
+from harness.run.command_line import compose
 from harness.run.evaluate import build_method, changes, entry_of, play_missing, sequences_of
 from harness.run.progress import bar
 from harness.run.records import Record
+
+log = logging.getLogger(__name__)
 
 PRINTED = ("score", "metric", "unit", "digits", "ours", "settings")  # keys of a column that are no arguments of it
 FIGURES = {"curves": figures.curves, "percentiles": figures.percentiles, "drop": figures.drop}
@@ -76,7 +81,7 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
     named = [*given, f"table={name}"]
     elsewhere = any(each.startswith("hydra.searchpath") for each in given)
     # A table of this tree can be composed by itself, which is much quicker; one on the search path cannot.
-    about = (hydra.compose("config", named) if elsewhere else hydra.compose(f"table/{name}")).table
+    about = (compose(named) if elsewhere else hydra.compose(f"table/{name}")).table
     filled = [fill(name, row, about.columns, [*about.get("settings", ()), *given]) for row in about.rows]
     rows = [row for row, _ in filled]
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
         about.paper,
         about.data,
         about.about,
-        " ".join(["uv run run.py", *(each for each in named if not each.startswith(("results=", "reports=")))]),
+        shlex.join(["uv", "run", "run.py", *(each for each in named if not each.startswith(("results=", "reports=")))]),
         called([config for row, config in filled if config and (row.board or any(row.figures))]),
         [column(label, choices) for label, choices in about.columns.items()],
         rows,
@@ -93,6 +98,7 @@ def make(name: str, given: Sequence[str], folder: Path, references: Mapping[str,
         [picture for figure in about.get("figures", ()) for picture in draw(figure, filled, folder, references)],
     )
     papers.render(table, folder)
+    log.info("written: %s", folder)
     return table
 
 
@@ -138,7 +144,7 @@ def fill(name: str, row: DictConfig, columns: DictConfig, overrides: Sequence[st
 @cache
 def choose(overrides: tuple[str, ...]) -> DictConfig:
     """What the command line would stand for with these overrides."""
-    config = hydra.compose("config", list(overrides))
+    config = compose(overrides)
     for group in ("method", "dataset", "protocol", "clock"):
         OmegaConf.resolve(config[group])
     return config

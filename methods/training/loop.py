@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from harness.api import BadInput
+from harness.run.progress import Pace
 from harness.run.provenance import machine, weights_of
 from methods.training.clips import Batch, Batches, Source, source
 
@@ -230,6 +231,7 @@ class Training:
         loader = DataLoader(Subset(batches, range(self.step, stage.steps)), batch_size=None, num_workers=workers)
         began, before, first = time.monotonic(), self.seconds, self.step
         window: list[dict[str, float]] = []
+        pace = Pace()
         for batch in loader:
             if isinstance(batch, BadInput):
                 raise batch
@@ -250,6 +252,8 @@ class Training:
                 log.info(
                     "%s: step %d of %d, %s, %.0f min of it to go", stage.name, self.step, stage.steps, told, left / 60
                 )
+            elif pace.due():
+                log.info("%s: step %d of %d, loss %.3f", stage.name, self.step, stage.steps, window[-1]["loss"])
         self.stage, self.step = self.stage + 1, 0
 
     def finish(self, path: Path, about: Mapping[str, str]) -> Path:

@@ -64,7 +64,7 @@ def methods(
     name: str,
     remark: str | None,
 ) -> None:
-    """Time a session of each method, for each count of objects, and keep `reports/bench/<name>.md`.
+    """Time a session of each method, for each count of objects, and write `<reports>/bench/<name>.md`.
 
     against: the opponent of method m is method m_<against>; None plays ours alone.
     settings: overrides by method, of ours alone, and of "all"; the command line's win.
