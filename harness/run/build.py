@@ -10,7 +10,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from harness.api import BadInput
 
-DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or dataset and are no arguments of it
+DESCRIPTIVE = ("name", "published", "archives")  # keys that tell of a method or dataset and are no arguments of it
 
 
 def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
