@@ -272,7 +272,7 @@ def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, cloc
     if "costs" in plain_clock:
         plain_clock["costs"] = plain_clock["costs"].get(method.name)
     return {
-        "method": OmegaConf.to_container(without(method, ("official",)), resolve=True),
+        "method": OmegaConf.to_container(without(method, ("official", "published")), resolve=True),
         "weights": weights_of(method),
         "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
         "protocol": OmegaConf.to_container(protocol, resolve=True),

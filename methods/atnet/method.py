@@ -1,6 +1,6 @@
 """ATNet plays the rounds (Heo et al., ECCV 2020, Section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -34,6 +34,7 @@ from methods.blocks.trunk import normalise
 from methods.blocks.weights import lay_out, official_file, prepare
 
 OFFICIAL_FILE = "ATNet-checkpoint.pth"
+OFFICIAL_FILES = {"network": OFFICIAL_FILE}
 PUBLISHED = "github.com/yuk6heo/IVOS-ATNet"
 MULTIPLE = 32
 ELLIPSE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -43,7 +44,7 @@ class ATNet(Method):
     """A-Net makes masks of the strokes on a frame, T-Net transfers them to both sides, up to other annotated frames.
 
     local, local_softmax, global_mode, local_mode, match_region: the network, see `methods.atnet.network.Variant`.
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
     precision: see `methods.blocks.precision.inference`.
     """
@@ -61,6 +62,7 @@ class ATNet(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -70,7 +72,7 @@ class ATNet(Method):
         self.network = prepare(
             lambda: ATNetwork(size, variant),
             weights,
-            lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)),
+            lambda: load(official_file(official["network"], PUBLISHED)),
             device,
             seed,
         )

@@ -1,7 +1,7 @@
 """IPNet plays the rounds (Oh et al., CVPR 2019; DAVIS Challenge 2018, Section 2, "Testing")."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -39,7 +39,7 @@ class Options(NamedTuple):
 class IPNet(Method):
     """Strokes make a mask of their frame, the mask goes from frame to frame to both sides, up to earlier annotations.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of each network.
     fusion: masks of this round and the last weighted by the distance in time, or this round's only. "linear" is what
         the text says and the authors' session is written for; "none" what it does, up to and with the frames at which
         a pass ends: its two volumes are one.
@@ -60,13 +60,14 @@ class IPNet(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(FusionRule, fusion=fusion)
         one_of(Cache, cache=cache)
         one_of(Precision, precision=precision)
-        self.network = prepare(lambda: InteractionPropagation(size, roi), weights, official, device, seed)
+        self.network = prepare(lambda: InteractionPropagation(size, roi), weights, lambda: read(official), device, seed)
         self.options = Options(fusion, aggregation, cache)
         self.precision: Precision = precision
 
@@ -204,9 +205,9 @@ def stroke_planes(strokes: Sequence[Stroke], num_objects: int, *size: int) -> tu
     return positive, negative & ~positive
 
 
-def official() -> dict[str, Tensor]:
-    """The authors' files as a state dict, or BadInput."""
-    state = load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
+def read(official: Mapping[str, str]) -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput. official: the file of each network."""
+    state = load({network: official_file(name, PUBLISHED) for network, name in official.items()})
     logging.getLogger(__name__).warning(
         "IPNet's released weights were trained for real users; by their authors they do not reproduce the paper's table"
     )

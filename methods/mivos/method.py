@@ -1,6 +1,6 @@
 """MiVOS plays the rounds (Cheng et al., CVPR 2021, Section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -47,7 +47,7 @@ class Options(NamedTuple):
 class MiVOS(Method):
     """Strokes make a mask of their frame, the mask is carried to both sides, what it meets there is fused with it.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of each network.
     schedule: "three_frames" asks for each frame again and propagates in rounds 3, 6 and from 8 on (Section 6.1);
         "every_round" propagates in each. Masks instead of strokes are propagated in each.
     top_k: memory positions that take part in a read; None takes all of them.
@@ -74,6 +74,7 @@ class MiVOS(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -85,7 +86,7 @@ class MiVOS(Method):
         if min(mem_every, mem_most or 1, top_k or 1) < 1 or 0 in (mem_most, top_k):
             told = f"mem_every={mem_every}, mem_most={mem_most}, top_k={top_k}"
             raise BadInput(f"{told}: wanted 1 or more (mem_most and top_k: or null)")
-        self.network = prepare(lambda: MiNet(size), weights, official, device, seed)
+        self.network = prepare(lambda: MiNet(size), weights, lambda: read(official), device, seed)
         self.schedule: Schedule = schedule
         self.options = Options(top_k, fusion, mem_every, mem_most, strokes_at, cache)
         self.precision: Precision = precision
@@ -249,6 +250,6 @@ def stroke_planes(
     return positive, negative
 
 
-def official() -> dict[str, Tensor]:
-    """The authors' files as a state dict, or BadInput."""
-    return load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
+def read(official: Mapping[str, str]) -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput. official: the file of each network."""
+    return load({network: official_file(name, PUBLISHED) for network, name in official.items()})

@@ -134,7 +134,7 @@ def train(
         "stages": [OmegaConf.to_container(stage, resolve=True) for stage in chosen],
         "precision": precision,
     }
-    player = instantiate(OmegaConf.masked_copy(method, [str(k) for k in method if k not in ("name", "official")]))
+    player = instantiate(OmegaConf.masked_copy(method, [str(k) for k in method if k not in ("name", "published")]))
     arguments = OmegaConf.masked_copy(dataset, [str(k) for k in dataset if k not in ("name", "archives")])
     sequences = [] if made else instantiate(arguments, _convert_="all")
     name = "-".join((method.name, method.size, recipe.name, *(stages or ())))

@@ -148,7 +148,9 @@ def race(sides: Sequence[DictConfig], scene: Scene, repeats: int) -> dict[str, A
         "profiled": total,
         "modules": watch.scopes()["seconds"].to_dict(),
         "weights": [entry_of(config, *[OmegaConf.create({"name": "bench"})] * 3)["weights"] for config in sides],
-        "official": [OmegaConf.to_container(config.get("official", OmegaConf.create())) for config in sides],
+        "official": [
+            {file: config.published[file]["from"] for file in config.get("official", {}).values()} for config in sides
+        ],
     }
 
 
