@@ -152,7 +152,7 @@ def test_what_a_method_does_to_its_strokes_and_masks_stays_with_it() -> None:
 )
 def test_a_protocol_that_means_nothing_is_refused(key: str, value: Any, remedy: str) -> None:
     """Else it is played by rules that nobody asked for, and kept under the ones that were."""
-    named, given = (f"{key}.{[*value][0]}", [*value.values()][0]) if key == "robot" else (key, value)
+    named, given = (f"{key}.{next(iter(value))}", next(iter(value.values()))) if key == "robot" else (key, value)
     with pytest.raises(
         BadInput, match="^" + re.escape(f"protocol.{named}={given}: wanted ") + ".*" + re.escape(remedy)
     ):
