@@ -72,7 +72,7 @@ def load(
     if missing := [part for part in wanted if not (folder / part).is_dir()]:
         inside = [path for path in (folder / "DAVIS", folder.parent) if all((path / part).is_dir() for part in wanted)]
         remedy = f"did you mean dataset.root={inside[0]}?" if inside else "point it at the folder that has them"
-        raise BadInput(f"dataset.root={root}: no {missing[0]}/ in it, of DAVIS' {', '.join(wanted)}; {remedy}")
+        raise BadInput(f"dataset.root={root}: not DAVIS, which has {'/, '.join(missing)}/ there; {remedy}")
     names = listed(folder, year, subset, resolution)
     chosen = choose(names, sequences, folder / "ImageSets" / f"{year} {subset}")
     with ThreadPoolExecutor() as pool:

@@ -41,6 +41,8 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], group:
     taken = inspect.signature(target).parameters
     if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
         return
+    if missing := [name for name, each in taken.items() if each.default is each.empty and name not in given]:
+        raise BadInput(f"{group}{missing[0]}: not given, and {target.__qualname__} wants it; add it to the YAML file")
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in given.items():
         if key.startswith("_"):
@@ -51,7 +53,7 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], group:
             raise BadInput(f"{group}{key}: no argument of {target.__module__}.{target.__qualname__}; {remedy}")
         if not fits(value, hints.get(key, Any)):
             default = taken[key].default
-            example = "" if default in (taken[key].empty, None) else f", as in {group}{key}={typed(default)}"
+            example = f", as in {group}{key}={typed(default)}" if isinstance(default, str | int | float | tuple) else ""
             raise BadInput(f"{group}{key}={typed(value)}: wanted {words(hints[key])}{example}")
 
 

@@ -65,7 +65,7 @@ def stopped(began: float) -> str:
     kept = sum(path.stat().st_mtime >= began for path in runs.glob("*/*-*.parquet"))
     if not kept:
         return "stopped; the same command starts again, or goes on from what it has written"
-    return f"stopped; {kept} samples played since it began are kept in {runs}, and the same command goes on from there"
+    return f"stopped; samples kept in {runs}: {kept}; the same command goes on from there"
 
 
 def check(arguments: Sequence[str]) -> None:

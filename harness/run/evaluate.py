@@ -146,6 +146,7 @@ def play_missing(
             raise BadInput(f"{name}={limit}: wanted a number of {unit} above 0, or null")
         if limit is not None and not isolate:
             raise BadInput(f"{name}={limit}: only a process of its own can be held to it; add isolate=true")
+    share = parse_shard(shard)
     rules: Protocol = build(protocol, "protocol.", name=protocol.name)
     watch: Clock = build(clock, "clock.", method=method.name)
     sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
@@ -165,7 +166,7 @@ def play_missing(
     entry = entry_of(method, dataset, protocol, clock)
     samples = [
         Sample(s, records.Key({"sequence": s.name, "scribble_idx": index, "manifest": s.manifest}, entry))
-        for s, index in chosen[parse_shard(shard)]
+        for s, index in chosen[share]
     ]
 
     missing = []
