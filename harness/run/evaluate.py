@@ -4,7 +4,7 @@ import logging
 import math
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -32,8 +32,13 @@ log = logging.getLogger(__name__)
 SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
-# numpy's, torch's and OpenCV's errors have no class in common; the last is what torch says without a GPU
-WANT_OF_MEMORY = ("MemoryError", "can't allocate memory")
+# numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
+WANT_OF_MEMORY = ("MemoryError", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+# What a method whose config has the key can do about a full GPU: (key, what it may be now, what to say instead, why)
+REMEDIES = (
+    ("cache", ("device",), "cpu", "keeps frames in main memory"),
+    ("precision", ("float32", "tf32"), "bfloat16", "takes half of the rest"),
+)
 
 
 class Sample(NamedTuple):
@@ -193,7 +198,8 @@ def play_sample(
     except BadInput:
         raise
     except Exception as error:  # whatever a guest does, the house goes on; the record says what it did
-        return rows, status_of(error), traceback.format_exc(), here.shared
+        told = traceback.format_exc() + remedy(error, sample.key.entry["method"])
+        return rows, status_of(error), told, here.shared
     return rows, "complete", "", here.shared
 
 
@@ -208,6 +214,15 @@ def status_of(error: Exception) -> str:
             return "oom" if code == -signal.SIGKILL else "crashed"
     told = f"{type(error).__name__}: {error}"
     return "oom" if any(words in told for words in WANT_OF_MEMORY) else "raised"
+
+
+def remedy(error: Exception, method: Mapping[str, Any]) -> str:
+    """A line on what makes a method need less of a GPU that `error` says is full; "" for other errors."""
+    told = str(error)
+    if status_of(error) != "oom" or not any(library in told for library in ("CUDA", "CUBLAS", "CUDNN")):
+        return ""
+    known = [f"method.{key}={value} {why}" for key, now, value, why in REMEDIES if method.get(key) in now]
+    return f"the GPU's memory is full; {', '.join(known) or 'choose another device or a shorter clip'}\n"
 
 
 def record(
