@@ -5,9 +5,11 @@ as does what waits for a number. The one way back, `to_host`, is cut: it answers
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import run  # noqa: F401  its resolvers
-from harness.api import Clip, Interaction, Method, Scribbles, Stroke
+from harness.api import BadInput, Clip, Interaction, Method, Scribbles, Stroke
 from harness.rules.scribbles import empty
+from harness.run import evaluate
 from harness.run.build import build
+from methods.blocks.precision import Precision, inference
 from methods.stm.video import STMVideo
 from methods.training.clips import Batch
 from methods.training.loop import Stage, descend, optimiser_for
@@ -148,3 +152,44 @@ def test_a_step_of_training_stays_on_the_device(method: str, monkeypatch: pytest
         step = descend(player.network, stage, optimiser, batch, 0, np.random.default_rng(0), "float32")
         for number in (step.loss, *step.figures.values()):
             assert (number.device.type, number.ndim) == ("cuda", 0)
+
+
+@pytest.mark.usefixtures("fake")
+def test_tf32_is_on_while_a_method_that_asks_for_it_plays_and_off_again_after() -> None:
+    """Else a method would round the next one's numbers, or its own, whatever it was told."""
+    network = build(config("stm").method).network
+    places: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    for place in places:
+        place.allow_tf32 = False
+    seen = {}
+    for precision in get_args(Precision):
+        with suppress(ArithmeticError), inference(network, precision):
+            seen[precision] = [place.allow_tf32 for place in places]
+            raise ArithmeticError
+        assert not any(place.allow_tf32 for place in places)
+    assert seen == {"float32": [False] * 2, "tf32": [True] * 2, "bfloat16": [False] * 2}
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    method = build(config("stm", "device=cpu", "method.precision=tf32").method)
+    with pytest.raises(BadInput, match=r"precision=tf32: only a GPU has it; choose float32 or bfloat16"):
+        play(method)
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        ({"cache": "device", "precision": "float32"}, "method.cache=cpu .*, method.precision=bfloat16 "),
+        ({"cache": "cpu", "precision": "tf32"}, "full; method.precision=bfloat16 "),
+        ({"cache": "none", "precision": "bfloat16"}, "choose another device"),
+        ({}, "choose another device"),
+    ],
+)
+def test_a_full_gpu_is_told_with_what_helps(method: dict[str, str], remedy: str) -> None:
+    """Who reads of a lack of memory alone does not know that frames may wait elsewhere."""
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    for error in (full, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")):
+        assert evaluate.status_of(error) == "oom"
+        assert re.search(remedy, evaluate.remedy(error, method))
+    for other in (MemoryError("Unable to allocate 9 GiB"), RuntimeError("CUDA error: an illegal memory access")):
+        assert not evaluate.remedy(other, method)

@@ -153,8 +153,9 @@ def test_what_a_method_does_to_its_strokes_and_masks_stays_with_it() -> None:
 def test_a_protocol_that_means_nothing_is_refused(key: str, value: Any, remedy: str) -> None:
     """Else it is played by rules that nobody asked for, and kept under the ones that were."""
     name, _, part = key.partition(".")
+    given: dict[str, Any] = {name: {part: value} if part else value}
     with pytest.raises(BadInput, match=f"{re.escape(f'protocol.{key}={value}: wanted ')}.*{re.escape(remedy)}"):
-        Protocol("p", **{name: {part: value} if part else value})
+        Protocol("p", **given)
 
 
 @pytest.mark.parametrize("cost", [-1, float("nan"), float("inf"), "much"])

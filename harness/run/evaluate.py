@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import chdir, contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -39,8 +39,13 @@ SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in w
 ENDLESS = 10_000  # rounds of a sample
 LONGEST = 2**16  # characters of an error that are kept, from its end
 READ_ONLY = "; what a method is given is read-only: it may change a copy"
-# numpy's, torch's and OpenCV's errors have no class in common; the last is what torch says without a GPU
-WANT_OF_MEMORY = ("MemoryError", "can't allocate memory")
+# numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
+WANT_OF_MEMORY = ("MemoryError", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+# What a method whose config has the key can do about a full GPU: (key, what it may be now, what to say instead, why)
+REMEDIES = (
+    ("cache", ("device",), "cpu", "keeps frames in main memory"),
+    ("precision", ("float32", "tf32"), "bfloat16", "takes half of the rest"),
+)
 
 
 class Sample(NamedTuple):
@@ -239,7 +244,8 @@ def play_sample(
         raise
     except BaseException as error:  # whatever a guest does, the house goes on; the record says what it did
         end_copy(process)
-        return rows, status_of(error), told(error), here.shared
+        why = told(error) + remedy(error, sample.key.entry["method"])
+        return rows, status_of(error), why, here.shared
     return rows, "complete", "", here.shared
 
 
@@ -304,6 +310,14 @@ def said(error: BaseException) -> str:
         return "".join(traceback.format_exception_only(error))
     except BaseException as fault:
         return f"{type(error).__name__}, whose text cannot be made: {type(fault).__name__}"
+
+
+def remedy(error: BaseException, method: Mapping[str, Any]) -> str:
+    """A last line on what makes a method need less of a GPU that `error` says is full; "" for other errors."""
+    if status_of(error) != "oom" or not any(library in said(error) for library in ("CUDA", "CUBLAS", "CUDNN")):
+        return ""
+    known = [f"method.{key}={value} {why}" for key, now, value, why in REMEDIES if method.get(key) in now]
+    return f"\nthe GPU's memory is full; {', '.join(known) or 'choose another device or a shorter clip'}"
 
 
 def record(

@@ -46,10 +46,8 @@ class Guard(Callback):
     """Ends a sweep beside its baseline; it exits 1 unless every method and round that was asked for is as good."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        begin_sweep()
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse, before anything is played, what has no baseline."""
+        begin_sweep()
         if config["update"]:
             return
         try:
