@@ -13,6 +13,7 @@ try:
     from harness.api import BadInput
     from harness.run import command_line
     from harness.run.build import unwrapped
+    from harness.run.end import end_with
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name}: not installed; `pip install uv`, then `uv run {shlex.join(sys.argv)}` brings all it needs")
 
@@ -35,7 +36,12 @@ def main(config: DictConfig) -> None:
         sys.exit(str(error))
 
 
-if __name__ == "__main__":
+def checked() -> None:
+    """What was typed is checked before anything is done, and what fails for a reason one can mend is told in a line."""
     with command_line.one_line():
         command_line.check(sys.argv[1:])
         main()
+
+
+if __name__ == "__main__":
+    end_with(checked)

@@ -24,7 +24,7 @@ class BadInput(Exception):
 class Clip:
     """A video, as a method sees it.
 
-    frames: uint8 T×H×W×3, RGB.
+    frames: uint8 T×H×W×3, RGB; read-only where a method is scored.
     num_objects: N; objects are labelled 1..N, background is 0.
     """
 
@@ -69,6 +69,7 @@ class Interaction:
     new: the strokes of this round (none when the robot found nothing to draw).
     all: the strokes of every round so far, this one included.
     mask: uint8 H×W label map of `frame`, under protocols that give masks instead of strokes.
+    The paths of strokes are copies, and read-only.
     """
 
     frame: int

@@ -20,27 +20,50 @@ from harness.run.workers import in_children
 ROOT = Path(__file__).parents[1]
 HOSTILE = ROOT / "tests" / "hostile"
 SMALL = ("dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]", "protocol.rounds=2")
+# How the sample ends at which a guest does its harm, and what its record says: anywhere, and in a child alone.
 ENDS = {
     "raise": ("raised", "ValueError: not today"),
+    "constructor": ("raised", "SystemExit: 0"),
+    "start": ("raised", "SystemExit: 0"),
+    "leave": ("raised", "SystemExit: 0"),
+    "interrupt": ("raised", "KeyboardInterrupt"),
+    "wordless": ("raised", "Wordless"),
+    "surrogate": ("raised", "ValueError: caf\\udce9 \\x1b[2J"),
+    "paint": ("raised", "read-only"),
+    "holes": ("invalid", "NaN"),
+    "shape": ("invalid", "shape"),
+    "label": ("invalid", "label 7"),
+    "scale": ("complete", ""),
+    "wander": ("complete", ""),
+    "fork": ("complete", ""),
+    "thread": ("complete", ""),
+    "chatter": ("complete", ""),
+}
+DEADLY = {
     "segfault": ("crashed", "signal 11"),
     "exit": ("crashed", "goodbye\nexited with code 3"),
     "kill": ("oom", "signal 9"),
     "eat": ("oom", "Unable to allocate"),
+    "noise": ("crashed", "cut its pipe, or wrote there what is none of ours"),
+    "close": ("crashed", "Bad file descriptor"),
+    "flood": ("raised", "ValueError: drowned"),
+}
+LATE = {
     "hang": ("timeout", "hostile.py"),
-    "holes": ("invalid", "NaN"),
-    "shape": ("invalid", "shape"),
-    "label": ("invalid", "label 7"),
+    "garbage": ("timeout", "hostile.py"),
+    "orphans": ("timeout", "hostile.py"),
 }
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    places = (f"results={folder / 'results'}", f"reports={folder / 'reports'}")
-    command = [sys.executable, "run.py", *places, f"hydra.searchpath=[file://{HOSTILE / 'conf'}]", *SMALL, *overrides]
-    environment = os.environ | {"PYTHONPATH": str(HOSTILE), "OMP_NUM_THREADS": "1"}
+    """Begin a run with its results and reports in `folder`, from where it starts."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "run.py"), f"hydra.searchpath=[file://{HOSTILE / 'conf'}]", *SMALL]
+    environment = os.environ | {"PYTHONPATH": f"{HOSTILE}:{ROOT}", "OMP_NUM_THREADS": "1", "RUN_OF_TEST": str(folder)}
     out = subprocess.PIPE
     return subprocess.Popen(
-        command,
-        cwd=ROOT,
+        [*command, *overrides],
+        cwd=folder,
         env=environment,
         text=True,
         stdout=out,
@@ -61,22 +84,72 @@ def recorded(folder: Path, method: str) -> dict[str, records.Record]:
     return {record.key.sample["sequence"]: record for record in found}
 
 
-def test_hostile_guests_cost_only_their_own_samples(tmp_path: Path) -> None:
-    """One bad method must not end a night's run, nor change what stands beside it; the record says what it did."""
-    plain = start(tmp_path / "plain", "method=grabcut")
-    isolated = start(tmp_path, f"method={','.join(ENDS)},grabcut", "isolate=true", "timeout=8", "memory=3")
-    told, wanted = isolated.communicate()[1], plain.communicate()[1]
-    assert plain.returncode == 0, wanted
-    assert isolated.returncode == 1, told
-    for method, (status, why) in ENDS.items():
-        bad, good = (recorded(tmp_path, method)[clip] for clip in ("val-00", "val-01"))
-        assert (bad.status, good.status) == (status, "complete"), bad.error
-        assert why in bad.error
-        assert bad.path.name.endswith(".failed.parquet")
-        assert f"{method} failed on val-00 ({status}): {bad.error.splitlines()[-1]}" in told.splitlines()
-    for clip, record in recorded(tmp_path / "plain", "grabcut").items():
-        ours, other = (r.rows.drop(columns="timing") for r in (record, recorded(tmp_path, "grabcut")[clip]))
-        pd.testing.assert_frame_equal(ours, other, check_exact=True)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, records.Record]]:
+    """What grabcut and stm do when nobody plays beside them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = start(folder, "method=grabcut,stm")
+    told = run.communicate()[1]
+    assert run.returncode == 0, told
+    return {method: recorded(folder, method) for method in ("grabcut", "stm")}
+
+
+@pytest.mark.parametrize(
+    ("ends", "beside", "overrides"),
+    [
+        pytest.param(ENDS, "grabcut,stm", "", id="in one process"),
+        pytest.param(ENDS | DEADLY, "grabcut,stm", "isolate=true timeout=120 memory=3", id="isolated"),
+        pytest.param(LATE, "grabcut", "isolate=true timeout=8", id="late"),
+    ],
+)
+@pytest.mark.timeout(900)
+def test_hostile_guests_cost_only_their_own_samples(
+    tmp_path: Path,
+    undisturbed: dict[str, dict[str, records.Record]],
+    ends: dict[str, tuple[str, str]],
+    beside: str,
+    overrides: str,
+) -> None:
+    """One bad method must not end a night's run, nor change what stands beside it; record and exit code say it all."""
+    run = start(tmp_path, f"method={','.join(ends)},{beside}", *overrides.split())
+    told = run.communicate()[1]
+    assert run.returncode == 1, told
+    for method, (status, why) in ends.items():
+        found = recorded(tmp_path, method)
+        failed = ["val-00", "val-01"] if method == "constructor" else ["val-00"] if status != "complete" else []
+        statuses = {clip: status if clip in failed else "complete" for clip in ("val-00", "val-01")}
+        assert {clip: record.status for clip, record in found.items()} == statuses, (method, told)
+        for clip in failed:
+            assert why in found[clip].error
+            assert found[clip].path.name.endswith(".failed.parquet")
+            assert f"{method} failed on {clip} ({status}): {found[clip].error.splitlines()[-1]}" in told.splitlines()
+    for method in beside.split(","):
+        wanted = undisturbed[method]
+        found = recorded(tmp_path, method)
+        assert found.keys() == wanted.keys()
+        for clip, record in found.items():
+            ours, other = (each.rows.drop(columns="timing") for each in (record, wanted[clip]))
+            pd.testing.assert_frame_equal(ours, other, check_exact=True)
+            assert record.key == wanted[clip].key
+            assert not record.provenance["shared"]
+    assert not alive(tmp_path)
+
+    report = start(tmp_path, "task=report")
+    assert report.wait() == 0, report.communicate()[1]
+    scores = pd.read_csv(next((tmp_path / "reports").glob("*/table.csv"))).set_index("method")
+    complete = [method for method, (status, _) in ends.items() if status == "complete"]
+    assert set(scores.index) == {*ends, *beside.split(",")}
+    assert set(scores.index[scores["rank"] != "-"]) == {*complete, *beside.split(",")}
+
+
+def test_a_run_whose_guests_answer_ends_well(tmp_path: Path) -> None:
+    """Threads that go on for ever and forks that answer twice are no failures, and keep nobody waiting."""
+    good = [method for method, (status, _) in ENDS.items() if status == "complete"]
+    run = start(tmp_path, f"method={','.join(good)}")
+    _, told = run.communicate(timeout=240)
+    assert run.returncode == 0, told
+    assert "still at work, and ended with the run: Thread-" in told
+    assert not alive(tmp_path)
 
 
 @pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
@@ -86,21 +159,21 @@ def test_no_process_outlives_a_stopped_run(tmp_path: Path, end: str) -> None:
     deadline = time.monotonic() + 120
     while not list((tmp_path / "results" / "runs" / "frames").glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert alive(run.pid) > 1
+    assert alive(tmp_path) > 1
     run.send_signal(signal.Signals[end])
     run.communicate()
-    while alive(run.pid) and time.monotonic() < deadline:
+    while alive(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not alive(run.pid)
+    assert not alive(tmp_path)
 
 
-def alive(group: int) -> int:
-    """How many processes of a process group still run."""
+def alive(folder: Path) -> int:
+    """How many processes of a run in `folder` still are there, whatever group or parent they have."""
     count = 0
-    for file in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # gone since it was listed
-            state, _, its_group, *_ = file.read_text().rpartition(")")[2].split()
-            count += int(its_group) == group and state != "Z"
+            ours = f"RUN_OF_TEST={folder}\0".encode() in (process / "environ").read_bytes()
+            count += ours and (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return count
 
 

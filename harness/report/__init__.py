@@ -28,7 +28,7 @@ from harness.report.leaderboard import (
 )
 from harness.report.tables import latex, markdown, show
 from harness.run import records
-from harness.run.evaluate import noted
+from harness.run.evaluate import begin_sweep, noted
 from harness.run.provenance import digest
 from harness.run.records import Record
 
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 class Leaderboard(Callback):
     """Ends a sweep with the leaderboard of the records its jobs noted. A refusal or a failed sample makes it exit 1."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        begin_sweep()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         paths, troubles = noted(config)

@@ -183,7 +183,7 @@ def outcome(
     return played(
         rounds[report_columns].dropna(subset="jaccard"),
         samples,
-        max_time=protocol.seconds_per_object,
+        max_time=protocol.max_time,
         max_interactions=None if protocol.last_round == float("inf") else int(protocol.last_round),
         metric=metric or protocol.metric,
     )

@@ -1,5 +1,6 @@
 """The clocks: what a method and its evaluation take, in seconds."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.api import BadInput, Clip
+
+PARTS = ("round", "frame", "object")  # what a modelled round is made of
 
 
 @dataclass
@@ -57,11 +60,21 @@ class ModelledClock:
                 f"clock=modelled: no costs for method {method}; "
                 f"give them with '+clock.costs.{method}={{round: 0.1, frame: 0.01, object: 0.01}}' (seconds)"
             )
-        self.cost = costs[method]
+        cost = costs[method]
+        if not isinstance(cost, Mapping) or cost.keys() != set(PARTS):
+            raise BadInput(f"clock.costs.{method}={cost}: wanted seconds for {', '.join(PARTS)}, and nothing else")
+        for part, seconds in cost.items():
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+                raise BadInput(f"clock.costs.{method}.{part}={seconds}: wanted seconds, at least 0")
+        self.cost = cost
+
+    def seconds(self, num_frames: int, num_objects: int) -> float:
+        """What a round of a clip costs."""
+        return self.cost["round"] + num_frames * (self.cost["frame"] + num_objects * self.cost["object"])
 
     @contextmanager
     def method(self, clip: Clip) -> Iterator[Lap]:
-        yield Lap(self.cost["round"] + len(clip.frames) * (self.cost["frame"] + clip.num_objects * self.cost["object"]))
+        yield Lap(self.seconds(len(clip.frames), clip.num_objects))
 
     @contextmanager
     def evaluation(self) -> Iterator[Lap]:

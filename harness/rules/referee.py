@@ -23,7 +23,7 @@ from harness.api import BadInput, Clip, Interaction, Method, Scribbles
 from harness.rules.clock import Clock, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty, from_json, fuse, to_json
-from harness.rules.session import Round, check
+from harness.rules.session import Round, check, first_frame, read_only
 
 RENAMED = {
     np: {"bool": bool, "int": int, "float": float, "trapz": np.trapezoid},  # gone since numpy 1.24 and 2.0
@@ -49,7 +49,7 @@ def play(
         raise BadInput(
             "protocol.engine=official: davisinteractive gives strokes, scores every frame and has a wall clock"
         )
-    frame, new, drawn = scribbles.annotated_frames[0], scribbles, empty(clip.name, len(truth))
+    frame, new, drawn = first_frame(scribbles, protocol), scribbles, empty(clip.name, len(truth))
     if hasattr(method, "warm_up"):
         method.warm_up(clip)
     with session(clip, truth, scribbles, protocol) as official:
@@ -61,11 +61,12 @@ def play(
             new = from_json(last)
             drawn = fuse(drawn, new)
             number += 1
+            question = Interaction(frame, read_only(new), read_only(drawn))
             if number == 1:
                 method.start(clip)
-            prediction = method.interact(Interaction(frame, new, drawn))
-            check(prediction, clip)
-            official.submit_masks(prediction.masks, protocol.candidates(number, frame, prediction.candidates))
+            prediction = method.interact(question)
+            masks = check(prediction, clip)
+            official.submit_masks(masks, protocol.candidates(number, frame, prediction.candidates))
             report = official.get_report()
             report = report[report["interaction"] == number]
             if report.empty:
@@ -74,7 +75,7 @@ def play(
                 number,
                 frame,
                 new,
-                prediction.masks,
+                masks,
                 report["jaccard"].to_numpy(float).reshape(len(truth), -1),
                 report["contour"].to_numpy(float).reshape(len(truth), -1),
                 float(report["timing"].iloc[0]),

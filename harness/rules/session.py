@@ -1,7 +1,7 @@
 """The robot-agent loop."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -57,25 +57,26 @@ def play(
 
     for number in count(1):
         mask = np.where(truth[frame] == VOID, 0, truth[frame]) if gives_masks else None
+        question = Interaction(frame, read_only(new), read_only(drawn), mask)
         with clock.method(clip) as lap:
             if number == 1:
                 method.start(clip)
-            prediction = method.interact(Interaction(frame, new, drawn, mask))
+            prediction = method.interact(question)
         spent += lap.seconds
         if spent > protocol.seconds(clip.num_objects):
             return  # an answer after the deadline counts as none, as in the official session
-        check(prediction, clip)
+        masks = check(prediction, clip)
 
         with clock.evaluation() as evaluation:
-            jaccard, contour = (unscored_as_nan(values, scored) for values in score(prediction.masks))
+            jaccard, contour = (unscored_as_nan(values, scored) for values in score(masks))
             if number < protocol.last_round:
                 quality = {"J": jaccard, "F": contour, "J_AND_F": 0.5 * jaccard + 0.5 * contour}[protocol.metric]
                 offered = None if prediction.candidates is None else [int(t) for t in prediction.candidates]
                 candidates = protocol.candidates(number, frame, offered)
                 worst = next_frame(quality, used, len(truth), candidates)
-                pair = prediction.masks[worst], truth[worst]
+                pair = masks[worst], truth[worst]
                 strokes = [] if gives_masks else correct(*pair, clip.num_objects, **protocol.robot)
-        yield Round(number, frame, new, prediction.masks, jaccard, contour, lap.seconds)
+        yield Round(number, frame, new, masks, jaccard, contour, lap.seconds)
         if number >= protocol.last_round:
             return
         used.add(worst)
@@ -88,13 +89,35 @@ def play(
 
 
 def first_frame(scribbles: Scribbles, protocol: Protocol) -> int:
-    """The frame of the first round: the protocol's, or the one the scribble is on."""
-    if protocol.first_frame is None:
-        return scribbles.annotated_frames[0]
-    if protocol.first_frame >= len(scribbles.frames):
+    """The frame of the first round: the protocol's, or the one the scribble is on.
+
+    Raises BadInput if there is none, or if the protocol gives strokes and asks about a frame that has none.
+    """
+    frame, drawn_on = protocol.first_frame, scribbles.annotated_frames
+    if not drawn_on and (frame is None or protocol.interaction == "strokes"):
+        raise BadInput(f"{scribbles.sequence}: no scribbles, which protocol={protocol.name} starts from; leave it out")
+    if frame is None:
+        return drawn_on[0]
+    if frame >= len(scribbles.frames):
         last = len(scribbles.frames) - 1
-        raise BadInput(f"protocol.first_frame={protocol.first_frame}: {scribbles.sequence} has frames 0..{last}")
-    return protocol.first_frame
+        raise BadInput(f"protocol.first_frame={frame}: {scribbles.sequence} has frames 0..{last}; choose one of them")
+    if protocol.interaction == "strokes" and frame not in drawn_on:
+        raise BadInput(
+            f"protocol.first_frame={frame}: the first scribble of {scribbles.sequence} is on frame {drawn_on[0]}; "
+            "say protocol.first_frame=null, or give masks with protocol.interaction=masks"
+        )
+    return frame
+
+
+def read_only(scribbles: Scribbles) -> Scribbles:
+    """A copy that a method cannot write to: records, the rounds after and other methods have strokes as drawn."""
+
+    def locked(stroke: Stroke) -> Stroke:
+        path = stroke.path.copy()
+        path.flags.writeable = False
+        return replace(stroke, path=path)
+
+    return replace(scribbles, frames=tuple(tuple(map(locked, strokes)) for strokes in scribbles.frames))
 
 
 def on_frame(strokes: list[Stroke], frame: int, like: Scribbles) -> Scribbles:
@@ -111,11 +134,15 @@ def unscored_as_nan(values: np.ndarray, scored: slice) -> np.ndarray:
     return kept
 
 
-def check(prediction: Prediction, clip: Clip) -> None:
-    """Raise InvalidPrediction unless `prediction` holds label masks for every frame of `clip`."""
-    masks = getattr(prediction, "masks", None)
-    if not isinstance(masks, np.ndarray):
-        raise InvalidPrediction(f"masks: {type(masks).__name__}, wanted a numpy array")
+def check(prediction: Prediction, clip: Clip) -> np.ndarray:
+    """The masks of a prediction, uint8 T×H×W, as they are now: a copy, which the method cannot change later.
+
+    Raises InvalidPrediction unless they are label masks for every frame of `clip`.
+    """
+    given = getattr(prediction, "masks", None)
+    if not isinstance(given, np.ndarray):
+        raise InvalidPrediction(f"masks: {type(given).__name__}, wanted a numpy array")
+    masks = np.array(given)
     if np.issubdtype(masks.dtype, np.floating) and np.isnan(masks).any():
         raise InvalidPrediction("masks hold NaN, wanted labels")
     if masks.dtype != np.uint8:
@@ -127,3 +154,4 @@ def check(prediction: Prediction, clip: Clip) -> None:
     for frame in () if prediction.candidates is None else prediction.candidates:
         if frame not in range(len(masks)):
             raise InvalidPrediction(f"candidates: frame {frame}, wanted 0..{len(masks) - 1}")
+    return masks

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from harness.api import BadInput
 
-DESCRIPTIVE = ("name", "official", "archives")  # keys that tell of a method or dataset and are no arguments of it
+DESCRIPTIVE = ("name", "published", "archives")  # keys that tell of a method or dataset and are no arguments of it
 PLAIN = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", NoneType: "null"}
 
 

@@ -9,10 +9,24 @@ Jobs with temporary folders of their own (containers, some clusters) cannot see 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
+
+from harness.run.records import writable
+
+HELD: set[int] = set()
+
+
+def let_go() -> None:
+    """What is forked holds nothing of what its parent holds."""
+    for file in HELD:
+        os.close(file)
+    HELD.clear()
+
+
+os.register_at_fork(after_in_child=let_go)
 
 
 @dataclass
@@ -27,21 +41,26 @@ def stay(device: str) -> Iterator[Stay]:
     """Hold a device for the length of the block, beside whoever else does.
 
     device: a name that jobs on the same device have in common: "cpu", a GPU's UUID.
+    Raises Unwritable.
     """
     place = Path(tempfile.gettempdir(), f"ivosbench-{os.getuid()}-{device}")
     mine = Stay()
-    with open_append(place, ".held") as held, open_append(place, ".starts") as starts:
-        with exclusive(starts):
-            alone = try_exclusive(held)
-            flock(held, LOCK_SH)
-            os.write(starts, b".")
-            before = os.fstat(starts).st_size
+    with ExitStack() as opened:
+        with writable(place.parent):
+            held, starts = (opened.enter_context(open_append(place, suffix)) for suffix in (".held", ".starts"))
+            HELD.add(held)
+            with exclusive(starts):
+                alone = try_exclusive(held)
+                flock(held, LOCK_SH)
+                os.write(starts, b".")
+                before = os.fstat(starts).st_size
         try:
             yield mine
         finally:
             with exclusive(starts):
                 mine.shared = not alone or os.fstat(starts).st_size != before
                 flock(held, LOCK_UN)
+                HELD.discard(held)
 
 
 @contextmanager

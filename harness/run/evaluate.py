@@ -2,24 +2,27 @@
 
 import logging
 import math
+import os
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from harness.api import BadInput, Clip, Method
+from harness.api import BadInput, Clip, Method, Scribbles
 from harness.data.sequence import Sequence, plain
-from harness.rules.clock import Clock, WallClock
+from harness.rules.clock import Clock, ModelledClock, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
-from harness.rules.session import InvalidPrediction
+from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build, without
 from harness.run.contention import Stay, stay
@@ -32,8 +35,17 @@ log = logging.getLogger(__name__)
 SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
-# numpy's, torch's and OpenCV's errors have no class in common; the last is what torch says without a GPU
-WANT_OF_MEMORY = ("MemoryError", "can't allocate memory")
+SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in whose name they note
+ENDLESS = 10_000  # rounds of a sample
+LONGEST = 2**16  # characters of an error that are kept, from its end
+READ_ONLY = "; what a method is given is read-only: it may change a copy"
+# numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
+WANT_OF_MEMORY = ("MemoryError", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+# What a method whose config has the key can do about a full GPU: (key, what it may be now, what to say instead, why)
+REMEDIES = (
+    ("cache", ("device",), "cpu", "keeps frames in main memory"),
+    ("precision", ("float32", "tf32"), "bfloat16", "takes half of the rest"),
+)
 
 
 class Sample(NamedTuple):
@@ -57,23 +69,43 @@ def evaluate(
 ) -> None:
     """Play the samples of `dataset` that fall into `shard`, and note their records in the job's output folder.
 
+    The end of the sweep finds what its own jobs noted (`begin_sweep`, `noted`).
+
     method: stays a config until the first sample that is missing, so that a cached run never imports torch.
     shard: "i/n" plays every n-th sample, from the i-th (0-based).
     recompute: play also what has a complete record.
     isolate, timeout, memory: as in `play_missing`.
     A sample whose method fails is recorded as failed and the run goes on. What cannot be played at all is refused: the
-    reason, one line, is noted, so that a sweep's other jobs go on and its end tells.
+    reason, one line, is noted, so that a sweep's other jobs go on and its end tells. On a disk that takes no record the
+    run ends: raises records.Unwritable.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    runs = Path(results, "runs").absolute()  # a guest may go to another folder
     try:
         given = HydraConfig.get().overrides.task
-        what = (method, dataset, protocol, clock, shard, Path(results, "runs"), recompute, given)
+        what = (method, dataset, protocol, clock, shard, runs, recompute, given)
         for path in play_missing(*what, isolate=isolate, timeout=timeout, memory=memory):
-            with (folder / NOTES).open("a") as file:
-                file.write(f"{path}\n")
+            note(NOTES, str(path))
+    except records.Unwritable:
+        raise
     except BadInput as error:
-        (folder / REFUSAL).write_text(f"{error}\n")
+        note(REFUSAL, str(error))
+
+
+def begin_sweep() -> None:
+    """For a callback at the start of a sweep: its jobs' notes get a name that no other sweep's have."""
+    os.environ[SWEEP] = uuid4().hex
+
+
+def note(name: str, line: str) -> None:
+    """Add a line to what this job leaves for the end of its sweep."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with records.writable(folder), (folder / of_sweep(name)).open("a") as file:
+        file.write(f"{line}\n")
+
+
+def of_sweep(name: str) -> str:
+    """What a note of this sweep is called."""
+    return f"{os.environ.get(SWEEP, '')}-{name}"
 
 
 def noted(config: DictConfig) -> tuple[list[Path], list[str]]:
@@ -83,9 +115,11 @@ def noted(config: DictConfig) -> tuple[list[Path], list[str]]:
     """
     configure_log(config.hydra.job_logging)
     jobs = Path(config.hydra.sweep.dir)
-    lines = [line for file in sorted(jobs.glob(f"*/{NOTES}")) for line in file.read_text().splitlines()]
-    refusals = {file.read_text().strip() for file in jobs.glob(f"*/{REFUSAL}")}
-    return [Path(line) for line in dict.fromkeys(lines)], sorted(refusals)
+    paths, refusals = (
+        [line for file in sorted(jobs.rglob(of_sweep(name))) for line in file.read_text().splitlines()]
+        for name in (NOTES, REFUSAL)
+    )
+    return [Path(line) for line in dict.fromkeys(paths)], sorted(set(refusals))
 
 
 def play_missing(
@@ -122,9 +156,16 @@ def play_missing(
     watch: Clock = build(clock, "clock.", method=method.name)
     sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
     chosen = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
+    for sequence, index in chosen:
+        first_frame(scribbles_of(sequence, index), rules)
     for sequence in sequences:
-        if rules.first_frame is None and not sequence.scribbles:
-            raise BadInput(f"{sequence.name}: no scribbles, which protocol={rules.name} starts from; leave it out")
+        if isinstance(watch, ModelledClock) and rules.last_round == math.inf:
+            price = watch.seconds(sequence.num_frames, sequence.num_objects)
+            if rules.seconds(sequence.num_objects) > ENDLESS * price:
+                raise BadInput(
+                    f"protocol.rounds=null: {sequence.name} at {price:g} s a round has no end; "
+                    f"set protocol.rounds, or clock.costs.{method.name} higher"
+                )
         if rules.scored != "all" and sequence.num_frames < 3:
             raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
     entry = entry_of(method, dataset, protocol, clock)
@@ -164,8 +205,10 @@ def play_samples(
     player = cache(partial(build_method, method, protocol))
     for sample in samples:
         sequence = sample.sequence
-        clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
-        records.write_thumbnails(runs, sequence.manifest, clip.frames)
+        frames = sequence.read_frames()
+        frames.flags.writeable = False
+        clip = Clip(sequence.name, frames, sequence.num_objects)
+        records.write_thumbnails(runs, sequence.manifest, frames)
         rows, status, error, shared = play_sample(player, clip, sample, protocol, clock)
         if status != "complete":
             player.cache_clear()  # who failed starts afresh
@@ -182,35 +225,99 @@ def play_sample(
         from harness.rules.referee import play
     else:
         from harness.rules.session import play
-    sequence = sample.sequence
-    scribbles = sequence.scribbles.get(sample.key.sample["scribble_idx"], empty(sequence.name, sequence.num_frames))
+    truth = sample.sequence.read_annotations()
+    scribbles = scribbles_of(sample.sequence, sample.key.sample["scribble_idx"])
     rows: list[dict[str, Any]] = []
     here = Stay()
     tell(f"{clip.name}, round 1 of {protocol.last_round}")
+    process = os.getpid()
     try:
-        method = player()
-        with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
-            for round in play(method, clip, sequence.read_annotations(), scribbles, protocol, clock):
-                rows += records.rows_of(round, sample.key)
-                tell(f"{clip.name}, round {min(round.interaction + 1, protocol.last_round)} of {protocol.last_round}")
-    except BadInput:
+        with chdir("."), interruptible():
+            method = player()
+            with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
+                for round in play(method, clip, truth, scribbles, protocol, clock):
+                    end_copy(process)
+                    rows += records.rows_of(round, sample.key)
+                    following = min(round.interaction + 1, protocol.last_round)
+                    tell(f"{clip.name}, round {following} of {protocol.last_round}")
+    except (BadInput, Interrupted):
         raise
-    except Exception as error:  # whatever a guest does, the house goes on; the record says what it did
-        return rows, status_of(error), traceback.format_exc(), here.shared
+    except BaseException as error:  # whatever a guest does, the house goes on; the record says what it did
+        end_copy(process)
+        why = told(error) + remedy(error, sample.key.entry["method"])
+        return rows, status_of(error), why, here.shared
     return rows, "complete", "", here.shared
 
 
-def status_of(error: Exception) -> str:
+def scribbles_of(sequence: Sequence, index: int) -> Scribbles:
+    """The scribbles a sample starts from; without a stroke where nobody drew any."""
+    return sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, which ends the run; a KeyboardInterrupt that a guest raises does not."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises Interrupted within the block, where it would raise KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise Interrupted
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_copy(process: int) -> None:
+    """End this process if it is not `process`: a guest that forks may answer twice, and one of the two goes on."""
+    if os.getpid() != process:
+        os._exit(0)
+
+
+def status_of(error: BaseException) -> str:
     """The status of a sample that ended with `error`; see `records.Record`."""
     match error:
         case InvalidPrediction():
             return "invalid"
-        case Died(code=None):
+        case Died(late=True):
             return "timeout"
         case Died(code=code):
             return "oom" if code == -signal.SIGKILL else "crashed"
-    told = f"{type(error).__name__}: {error}"
-    return "oom" if any(words in told for words in WANT_OF_MEMORY) else "raised"
+    return "oom" if any(words in said(error) for words in WANT_OF_MEMORY) else "raised"
+
+
+def told(error: BaseException) -> str:
+    """The traceback of what a guest raised; why is on the last line."""
+    why = said(error)
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException:  # of an exception it came from
+        trace = why
+    return trace.rstrip() + (READ_ONLY if any(words in why for words in ("read-only", "readonly")) else "")
+
+
+def said(error: BaseException) -> str:
+    """Type and text of an exception, which may be a guest's own and have no text that can be made."""
+    try:
+        return "".join(traceback.format_exception_only(error))
+    except BaseException as fault:
+        return f"{type(error).__name__}, whose text cannot be made: {type(fault).__name__}"
+
+
+def remedy(error: BaseException, method: Mapping[str, Any]) -> str:
+    """A last line on what makes a method need less of a GPU that `error` says is full; "" for other errors."""
+    if status_of(error) != "oom" or not any(library in said(error) for library in ("CUDA", "CUBLAS", "CUDNN")):
+        return ""
+    known = [f"method.{key}={value} {why}" for key, now, value, why in REMEDIES if method.get(key) in now]
+    return f"\nthe GPU's memory is full; {', '.join(known) or 'choose another device or a shorter clip'}"
 
 
 def record(
@@ -223,6 +330,7 @@ def record(
     replace: bool = False,
 ) -> Path:
     """Write a sample's record; a failure is told at once."""
+    error = records.printable(error[-LONGEST:]).strip()
     if status != "complete":
         reason = error.splitlines()[-1]
         log.error("%s failed on %s (%s): %s", sample.key.entry["method"]["name"], sample.sequence.name, status, reason)
@@ -273,7 +381,7 @@ def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, cloc
     if "costs" in plain_clock:
         plain_clock["costs"] = plain_clock["costs"].get(method.name)
     return {
-        "method": OmegaConf.to_container(without(method, ("official",)), resolve=True),
+        "method": OmegaConf.to_container(without(method, ("official", "published")), resolve=True),
         "weights": weights_of(method),
         "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
         "protocol": OmegaConf.to_container(protocol, resolve=True),

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from harness.api import BadInput
 
+TINY = Path(__file__).parents[2] / "methods" / "weights"
+
 
 def digest(*parts: bytes) -> str:
     """16 hex digits of SHA-256."""
@@ -40,18 +42,19 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
     if weights == "random":
         return {"name": "random", "digest": f"seed {method.get('seed')}", "training": "untrained"}
     if weights == "official":
-        if "official" not in method:
+        if not method.get("official"):
             raise BadInput(f"weights=official: {method['name']} names no files under `official`; give a file")
-        files = [official_folder() / name for name in method["official"]]
-        training = "the authors'"
+        files = [official_folder() / name for name in method["official"].values()]
+        training = f"the authors' {', '.join(file.name for file in files)}"
     else:
         files, training = [Path(weights)], ""
     for file in files:
         if not file.is_file():
             if weights == "official":
-                published = f"its authors publish it: {method['official'][file.name]}"
-                raise BadInput(f"{file}: no such weights file for {method['name']}; {published}")
-            if file.parts[-3:-1] == ("methods", "weights"):
+                publisher = method.get("published", {}).get(file.name, {}).get("from")
+                remedy = f"its authors publish it: {publisher}" if publisher else "no file that `published` names"
+                raise BadInput(f"{file}: no such weights file for {method['name']}; {remedy}")
+            if file.resolve().parent == TINY:
                 trained = f"uv run run.py task=train method={method['name']} recipe=ablation"
                 raise BadInput(
                     f"{file}: no tiny weights of {method['name']} are kept; say weights=random, or {trained}"

@@ -11,12 +11,14 @@ Rows are (round, object, frame) with the columns of the official report, and
 Unscored frames have null scores. Everything else is JSON in the file's own metadata.
 """
 
+import errno
 import json
+import logging
 import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +37,8 @@ from harness.rules.scribbles import from_json, to_json
 from harness.rules.session import Round
 from harness.rules.summary import report_columns
 from harness.run.provenance import digest
+
+log = logging.getLogger(__name__)
 
 METADATA = b"ivosbench"
 STALE = 3600  # seconds after which a temporary file can only be that of a job that was killed
@@ -56,6 +60,10 @@ SCHEMA = pa.schema(
         ("mask", pa.binary()),
     ]
 )
+
+
+class Unwritable(BadInput):
+    """The disk has no room for a file of ours, or takes none: the fault of no method, and the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ def write(
 
     status, error: as in `Record`; whatever is not "complete" is kept apart and never scored.
     replace: overwrite a complete record instead of keeping the first.
+    Raises Unwritable; what was there stays, and nothing else.
     """
     path = key.path(folder)
     failed = path.with_suffix(".failed.parquet")
@@ -133,18 +142,43 @@ def write(
     }
     metadata = {METADATA: json.dumps(about, sort_keys=True).encode()}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{platform.node()}-{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    if status != "complete":
-        temporary.replace(failed)
-        return failed
-    if replace:
-        temporary.replace(path)
-    else:
-        link_first(temporary, path)
-    failed.unlink(missing_ok=True)
+    with temporary_for(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+        if status != "complete":
+            return temporary.replace(failed)
+        if replace:
+            temporary.replace(path)
+        else:
+            link_first(temporary, path)
+        failed.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def temporary_for(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what still has it after the block is deleted. Raises Unwritable."""
+    temporary = path.with_name(f".{path.stem}-{platform.node()}-{os.getpid()}.tmp")
+    with writable(path.parent):
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """A folder to write to, made if there is none. Raises Unwritable where that fails within the block."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # want of something else, which a method may have used up
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise Unwritable(
+            f"{folder}: cannot be written to ({reason}); make room or choose another folder, and start again: "
+            "what is recorded stays"
+        ) from error
 
 
 def copy_scores(path: Path, folder: Path) -> Path:
@@ -153,20 +187,21 @@ def copy_scores(path: Path, folder: Path) -> Path:
     for name in ("scribbles", "mask"):
         field = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), field, pa.nulls(len(table), field.type))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{path.stem}-{platform.node()}-{os.getpid()}.tmp"
-    pq.write_table(table, temporary, compression="zstd")
-    return temporary.replace(folder / path.name)
+    with temporary_for(folder / path.name) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+        return temporary.replace(folder / path.name)
 
 
 def link_first(temporary: Path, path: Path) -> None:
-    """Give the file its name unless another job was quicker."""
+    """Give the file its name unless another job was quicker.
+
+    Where there are no hard links (exFAT, SMB, many a cloud drive) of two that end in the same instant the later wins.
+    """
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        return
-    finally:
-        temporary.unlink()
+    except OSError:
+        if not path.exists():
+            temporary.rename(path)
 
 
 def clear_stale(folder: Path) -> None:
@@ -214,7 +249,7 @@ def read(path: Path, *, content: bool = False) -> Record:
         name = f"{key.sample['sequence']}-{key.sample['scribble_idx']}-{key.digest}"
         if not schema.equals(SCHEMA) or path.name.removesuffix(".parquet").removesuffix(".failed") != name:
             raise ValueError("not as it was written")
-        told = about["status"], about["error"], about["clip"], about["provenance"]
+        told = about["status"], printable(about["error"]), about["clip"], about["provenance"]
         return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas(), written)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(f"{path}: not a record of ours ({type(error).__name__}); delete it and run again") from error
@@ -241,18 +276,28 @@ def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: in
     size = (round(height * frames.shape[2] / frames.shape[1]), height)
     small = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames)
     jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes() for frame in small]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{platform.node()}-{os.getpid()}.tmp")
-    pq.write_table(pa.table({"jpeg": jpegs}), temporary)
-    temporary.replace(path)
+    with temporary_for(path) as temporary:
+        pq.write_table(pa.table({"jpeg": jpegs}), temporary)
+        temporary.replace(path)
 
 
 def read_thumbnails(folder: Path, manifest: str) -> np.ndarray | None:
-    """uint8 T×h×w×3 RGB, as `write_thumbnails` left them; None if they are gone."""
+    """uint8 T×h×w×3 RGB, as `write_thumbnails` left them; None if they are gone, or damaged, which is told."""
     path = folder / "frames" / f"{manifest}.parquet"
     if not path.exists():
         return None
-    return np.stack([decode(jpeg) for jpeg in pq.read_table(path)["jpeg"].to_pylist()])
+    try:
+        return np.stack([decode(jpeg) for jpeg in pq.read_table(path)["jpeg"].to_pylist()])
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
+        log.warning(
+            "%s: damaged (%s), so its clip has no pictures; delete it and play with recompute=true", path, error
+        )
+        return None
+
+
+def printable(text: str) -> str:
+    """A text with escapes for what nobody can print or encode; line ends stay."""
+    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.splitlines())
 
 
 def decode(encoded: bytes) -> np.ndarray:

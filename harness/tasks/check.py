@@ -23,7 +23,7 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty, fuse
 from harness.rules.session import Round
 from harness.run.build import build
-from harness.run.evaluate import build_method
+from harness.run.evaluate import build_method, said
 from harness.run.progress import bar
 from harness.run.provenance import source_digest, weights_of
 
@@ -126,16 +126,17 @@ class Contract:
             return Verdict(point, "not tested", f"refused: {refusal}")
         except (Broken, session.InvalidPrediction) as reason:
             return Verdict(point, "FAILED", str(reason))
-        except Exception as error:  # whatever a guest raises is its verdict
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a guest raises is its verdict, sys.exit() too
             return Verdict(point, "FAILED", raised(error))
         return Verdict(point, "ok")
 
     def play(self, method: Method, sample: Sample, protocol: Protocol | None = None) -> list[Round]:
-        """The rounds of a sample, valid ones or InvalidPrediction. Frames and masks are copied."""
+        """The rounds of a sample, valid ones or InvalidPrediction. Frames are copied."""
         clip = replace(sample.clip, frames=sample.clip.frames.copy())
         rules = protocol or self.protocol
-        rounds = session.play(method, clip, sample.truth, sample.scribbles, rules, wall_clock(""))
-        return [replace(round, masks=round.masks.copy()) for round in rounds]
+        return list(session.play(method, clip, sample.truth, sample.scribbles, rules, wall_clock("")))
 
     def first_round(self, sample: Sample) -> Round:
         """What a fresh instance makes of the strokes or mask on the frame that is scribbled on."""
@@ -246,13 +247,13 @@ def same(one: list[Round], other: list[Round], fault: str) -> None:
             raise Broken(f"{fault}, from round {first.interaction} on (frame {frames[0]})")
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """An exception in one line, with the place it comes from."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{' '.join(said(error).split())}{place}"
 
 
 def make(num_objects: int, size: tuple[int, int] = SIZE) -> Sample:

@@ -34,12 +34,13 @@ def doctor(dataset: DictConfig) -> None:
     console.print(datasets)
 
     folder = official_folder()
-    weights = Table(
-        "method", "official weights", "here", f"how to get them: put them into {folder}/ (IVOSBENCH_WEIGHTS)"
-    )
+    where = f"who publishes them; put them into {folder}/ (IVOSBENCH_WEIGHTS)"
+    weights = Table("method", "official weights", "here", "what they are", where)
     for name, config in choices("method"):
-        for file, source in config.get("official", {"": "needs none"}).items():
-            weights.add_row(name, file, yes(not file or (folder / file).is_file()), source)
+        for file, about in config.get("published", {}).items():
+            weights.add_row(name, file, yes((folder / file).is_file()), about["is"], about["from"])
+        if not config.get("published"):
+            weights.add_row(name, "", yes(True), "needs none", "")
     console.print(weights)
 
 

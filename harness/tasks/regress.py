@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from harness.api import BadInput
 from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
 from harness.run import records
-from harness.run.evaluate import noted
+from harness.run.evaluate import begin_sweep, noted
 from harness.run.provenance import digest
 from harness.run.records import Record
 
@@ -42,10 +43,11 @@ class Round:
 
 
 class Guard(Callback):
-    """Ends a sweep beside its baseline. A drop, a failed sample or a refusal makes it exit 1."""
+    """Ends a sweep beside its baseline; it exits 1 unless every method and round that was asked for is as good."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse, before anything is played, what has no baseline."""
+        begin_sweep()
         if config["update"]:
             return
         try:
@@ -109,6 +111,8 @@ def outcome(entry: Entry, board: Board) -> dict[str, Any]:
     if entry.failures:
         first = entry.failures[0]
         return {"error": f"{len(entry.failures)} samples failed, the first with {first.error.strip().splitlines()[-1]}"}
+    if missing := len(board.samples) - len(entry.records):
+        return {"error": f"{missing} of {len(board.samples)} samples not played"}
     provenance = entry.records[0].provenance
     return {
         "scores": curve(entry, board)[1][1:-1],
@@ -130,8 +134,8 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
     """The rounds of what was measured `now` beside the baseline's, printed and written as JUnit XML.
 
     tolerance: {same, elsewhere}: how far a score may fall on the baseline's machine and versions, and on any other.
-    What rose farther, is new or was not played is told, and no trouble. Time is never compared.
-    Raises BadInput if there is no baseline, or if it is of other rules or samples.
+    What rose farther or was not played is told, and no trouble; what was played and cannot be compared has failed.
+    Time is never compared. Raises BadInput if there is no baseline, or if it is of other rules or samples.
     """
     kept = read(baseline)
     if kept["rules"] != now["rules"] or kept["samples"].keys() != now["samples"].keys():
@@ -143,9 +147,10 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
     rows = []
     for name in sorted(kept["methods"].keys() | now["methods"].keys()):
         before, after = kept["methods"].get(name), now["methods"].get(name)
-        if before is None or after is None:
-            log.info("%s: %s", name, "not played" if before else "not in the baseline; update=true adds it")
+        if after is None:
+            log.info("%s: not played", name)
             continue
+        before = before or {"scores": [], "machine": None, "weights": after.get("weights")}
         machine = "same" if before["machine"] == after.get("machine") else "elsewhere"
         mine = list(compare(name, before["scores"], after, tolerance[machine]))
         rounds += mine
@@ -154,8 +159,6 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
         rows[-1] |= {f"round {round.number}": round.difference for round in mine} | {"": ", ".join(worst) or "kept"}
         if before["weights"] != after.get("weights", before["weights"]):
             log.info("%s: the weights are not the baseline's", name)
-    if not rounds:
-        raise BadInput(f"{baseline}: has none of {', '.join(now['methods'])}; add them with update=true")
     show(f"{now['rules']['protocol']['metric']} minus that of {baseline}", pd.DataFrame(rows), digits=6)
     for round in rounds:
         if round.verdict == "rose":
@@ -166,19 +169,20 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
 
 
 def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance: float) -> Iterator[Round]:
-    """A method's rounds beside the baseline's scores."""
-    for number, was in enumerate(before, 1):
-        if "error" in after:
-            yield Round(name, number, float("nan"), "failed", f"{name} round {number}: {after['error']}")
+    """A method's rounds beside the baseline's scores; those that only one of the two has failed."""
+    scores = after["scores"] if "error" not in after else [None] * max(1, len(before))
+    for number, (was, score) in enumerate(zip_longest(before, scores), 1):
+        if was is None or score is None:
+            why = after.get("error", "not played" if score is None else "not in the baseline; update=true adds it")
+            yield Round(name, number, float("nan"), "failed", f"{name} round {number}: {why}")
             continue
-        score = after["scores"][number - 1]
         difference = score - was
         told = f"{name} round {number}: {score:.6f}, {difference:+.6f} from the baseline's; {tolerance:g} are allowed"
         yield Round(
             name,
             number,
             difference,
-            "kept" if abs(difference) <= tolerance else "fell" if difference < 0 else "rose",
+            "kept" if abs(difference) <= tolerance else "rose" if difference > tolerance else "fell",
             told,
         )
 

@@ -1,6 +1,6 @@
 """MiVOS plays the rounds (Cheng et al., CVPR 2021, Section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
@@ -46,7 +47,7 @@ class Options(NamedTuple):
 class MiVOS(Method):
     """Strokes make a mask of their frame, the mask is carried to both sides, what it meets there is fused with it.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of each network.
     schedule: "three_frames" asks for each frame again and propagates in rounds 3, 6 and from 8 on (Section 6.1);
         "every_round" propagates in each. Masks instead of strokes are propagated in each.
     top_k: memory positions that take part in a read; None takes all of them.
@@ -73,6 +74,7 @@ class MiVOS(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -84,7 +86,7 @@ class MiVOS(Method):
         if min(mem_every, mem_most or 1, top_k or 1) < 1 or 0 in (mem_most, top_k):
             told = f"mem_every={mem_every}, mem_most={mem_most}, top_k={top_k}"
             raise BadInput(f"{told}: wanted 1 or more (mem_most and top_k: or null)")
-        self.network = prepare(lambda: MiNet(size), weights, official, device, seed)
+        self.network = prepare(lambda: MiNet(size), weights, lambda: read(official), device, seed)
         self.schedule: Schedule = schedule
         self.options = Options(top_k, fusion, mem_every, mem_most, strokes_at, cache)
         self.precision: Precision = precision
@@ -231,7 +233,7 @@ class Sample:
 
     def answer(self) -> np.ndarray:
         """Labels of true size, uint8 T×H×W."""
-        return crop(self.labels, self.size).cpu().numpy().copy()
+        return to_host(crop(self.labels, self.size)).copy()
 
 
 def stroke_planes(
@@ -248,6 +250,6 @@ def stroke_planes(
     return positive, negative
 
 
-def official() -> dict[str, Tensor]:
-    """The authors' files as a state dict, or BadInput."""
-    return load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
+def read(official: Mapping[str, str]) -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput. official: the file of each network."""
+    return load({network: official_file(name, PUBLISHED) for network, name in official.items()})

@@ -17,16 +17,7 @@ from harness.rules import scribbles
 from harness.rules.metrics import Scorer
 from harness.rules.robot import correct, longest_paths, medial_axis, next_frame, opening
 from harness.rules.summary import summarize
-from tests.parity.goldens import CARRIED, FULL, folders
-
-
-def files(pattern: str) -> list[Any]:
-    """The recorded files of a kind, carried and full."""
-    return [
-        pytest.param(path, id=f"{path.stem}-{'carried' if CARRIED in path.parents else 'full'}")
-        for folder in folders("evaluation")
-        for path in sorted(folder.glob(pattern))
-    ]
+from tests.parity.goldens import recorded
 
 
 def load(path: Path) -> Any:
@@ -37,13 +28,7 @@ def by_metric(jaccard: np.ndarray, contour: np.ndarray) -> dict[str, np.ndarray]
     return {"J": jaccard, "F": contour, "J_AND_F": 0.5 * jaccard + 0.5 * contour}
 
 
-cases = pytest.mark.parametrize("path", files("cases/*.json"))
-
-
-def test_all_goldens_are_here() -> None:
-    if not (FULL / "evaluation").is_dir():
-        pytest.skip(f"no {FULL}: compared with {CARRIED} alone; set IVOSBENCH_GOLDENS to compare with all")
-    assert any((FULL / "evaluation" / "cases").glob("*.json"))
+cases = pytest.mark.parametrize("path", recorded("evaluation/cases/*.json"))
 
 
 @cases
@@ -82,10 +67,10 @@ def test_the_robot_asks_for_the_official_frames(path: Path, metric: str) -> None
 def test_the_robot_draws_the_official_strokes(path: Path) -> None:
     case, masks = load(path), np.load(path.with_suffix(".npz"))
     drawn = np.load(path.with_name(f"{path.stem}_robot.npz"))
-    for label, recorded in case["robot"].items():
-        for t, frame in recorded["frames"].items():
+    for label, robot in case["robot"].items():
+        for t, frame in robot["frames"].items():
             truth, mask = masks["gt"][int(t)], masks["pred"][int(t)]
-            strokes = correct(mask, truth, int(masks["n"]), **recorded["parameters"])
+            strokes = correct(mask, truth, int(masks["n"]), **robot["parameters"])
             wanted = frame["scribbles"]
             assert [(s.object_id, len(s.path)) for s in strokes] == [(w["object_id"], w["n_points"]) for w in wanted]
             for stroke, entry in zip(strokes, wanted, strict=True):
@@ -132,23 +117,23 @@ def samples(sequences: dict[str, Any]) -> list[tuple[str, int, int]]:
     return [(name, i + 1, s["num_objects"]) for name, s in sequences.items() for i in range(s["num_scribbles"])]
 
 
-@pytest.mark.parametrize("path", [p for p in files("summary/*.json") if p.values[0].stem != "cases"])
+@pytest.mark.parametrize("path", recorded("evaluation/summary/*.csv"))
 def test_a_report_comes_to_the_official_summary(path: Path) -> None:
     case = next(case for case in load(path.with_name("cases.json")) if case["name"] == path.stem)
     parameters = case["parameters"]
     metric = parameters.get("metric_to_optimize", "J_AND_F")
     summary = summarize(
-        pd.read_csv(path.with_suffix(".csv"), index_col=0),
+        pd.read_csv(path, index_col=0),
         samples(case["sequences"]),
         max_time=parameters["max_t"],
         max_interactions=parameters["max_i"],
         metric=metric,
         threshold=parameters.get("time_threshold", 60),
     )
-    assert_same_summary(summary, load(path), metric)
+    assert_same_summary(summary, load(path.with_suffix(".json")), metric)
 
 
-@pytest.mark.parametrize("path", files("utils/utils.json"))
+@pytest.mark.parametrize("path", recorded("evaluation/utils/utils.json"))
 def test_strokes_are_drawn_as_officially(path: Path) -> None:
     recorded, arrays = load(path), np.load(path.with_suffix(".npz"))
     for case in recorded["scribbles2mask"]:
@@ -191,7 +176,7 @@ CHECKS: dict[str, Callable[[dict[str, Scribbles], dict[str, Any]], None]] = {
 }
 
 
-@pytest.mark.parametrize("path", files("utils/utils.json"))
+@pytest.mark.parametrize("path", recorded("evaluation/utils/utils.json"))
 @pytest.mark.parametrize(
     "part",
     [*CHECKS, "annotated_obj1", "is_empty", "points", "points_scaled", "nb_objects_none", "float_pred"],

@@ -16,9 +16,7 @@ from harness.rules.clock import Lap
 from harness.rules.protocol import Protocol
 from harness.rules.session import play
 from harness.rules.summary import report_columns, summarize
-from tests.parity.goldens import folders
-
-RUNS = [run for folder in folders("evaluation/session") for run in sorted(folder.glob("[A-Z]_*.json"))]
+from tests.parity.goldens import recorded
 
 
 class Replay:
@@ -69,7 +67,7 @@ class Scripted:
         yield Lap(self.eval_cost)
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", recorded("evaluation/session/[A-Z]_*.json"))
 def test_session_equals_official(path: Path) -> None:
     golden = json.loads(path.read_text())
     run = golden["run"]

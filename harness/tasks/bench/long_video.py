@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 STATUS = Path("/proc/self/status")
 OFTEN = 0.1  # seconds between two looks at the memory
-COPIES = 3 + 1 + 3  # bytes a pixel takes: frames, truth, and labels of the method, its answer and the scorer
+COPIES = 3 + 1 + 4  # bytes a pixel takes: frames, truth, and labels of the method, its answer, session and scorer
 
 
 class Long(NamedTuple):

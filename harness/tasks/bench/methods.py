@@ -31,7 +31,7 @@ from harness.run.build import build
 from harness.run.evaluate import entry_of
 from harness.run.progress import bar
 from harness.run.provenance import cpu_name, digest, versions
-from harness.run.workers import CONTEXT, end_with_parent, receive
+from harness.run.workers import CONTEXT, Answers, end_with_parent
 from harness.tasks.bench import choose, given, keep
 from harness.tasks.profile import Profiler
 
@@ -148,7 +148,9 @@ def race(sides: Sequence[DictConfig], scene: Scene, repeats: int) -> dict[str, A
         "profiled": total,
         "modules": watch.scopes()["seconds"].to_dict(),
         "weights": [entry_of(config, *[OmegaConf.create({"name": "bench"})] * 3)["weights"] for config in sides],
-        "official": [OmegaConf.to_container(config.get("official", OmegaConf.create())) for config in sides],
+        "official": [
+            {file: config.published[file]["from"] for file in config.get("official", {}).values()} for config in sides
+        ],
     }
 
 
@@ -195,13 +197,14 @@ class Side:
     name: str
     process: Any
     pipe: Any
+    answers: Answers
     memory: float = 0.0
 
     def ask(self, what: str, argument: Any) -> tuple[Any, float]:
         """Call one of its functions. Returns its answer and the seconds it took. Raises BadInput if it fails."""
         self.pipe.send((what, argument))
         try:
-            answer, seconds, self.memory = receive(self.process, self.pipe, float("inf"))
+            answer, seconds, self.memory = self.answers.next(self.process, float("inf"))
         except EOFError:
             raise BadInput(f"method={self.name} ended in {what}; what it said is above") from None
         return answer, seconds
@@ -215,9 +218,8 @@ def playing(method: DictConfig) -> Iterator[Side]:
     process.start()
     theirs.close()
     try:
-        yield Side(str(method.name), process, ours)
+        yield Side(str(method.name), process, ours, Answers(ours))
     finally:
-        ours.close()
         process.kill()
         process.join()
 
