@@ -63,13 +63,6 @@ def test_intervals_are_of_the_scores_that_the_table_has(tmp_path: Path, rounds: 
     assert differences(board).empty
 
 
-def test_clips_of_one_name_and_two_contents_are_not_averaged(tmp_path: Path) -> None:
-    """Two folders with a clip of the same name are two datasets."""
-    found = [records.read(write(tmp_path)), records.read(write(tmp_path, manifest="other"))]
-    with pytest.raises(BadInput, match="another clip clip was played, too"):
-        boards(found)
-
-
 def test_record_gives_back_what_was_played(tmp_path: Path) -> None:
     record = records.read(write(tmp_path), content=True)
     rng = np.random.default_rng(1)
@@ -107,7 +100,7 @@ def test_files_are_made_again_only_if_what_they_show_has_changed(tmp_path: Path)
     paths = [write(tmp_path / "runs", index=i) for i in (1, 2)]
 
     def made(count: int = 2, until: float | None = None) -> dict[str, int]:
-        render([records.read(path) for path in paths[:count]], tmp_path, tmp_path / "reports", until=until)
+        render([records.read(path) for path in paths[:count]], tmp_path / "reports", until=until)
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "reports" / "d-p-wall").iterdir()}
 
     first = made()

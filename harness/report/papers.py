@@ -16,7 +16,7 @@ from harness.run.provenance import machine
 INTERVALS = (
     "in brackets: 95 % bootstrap intervals over sequences, each with all its scribbles; too narrow for less than 15"
 )
-OF_ROWS = ("weights", "times shared")  # the notes that name a row
+OF_ROWS = ("weights", "times shared", "times mixed")  # the notes that name a row
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
         return Cell(figure)
     if board is None or (entry := board.entries[0]).played is None:
         return None
-    if entry.shared and column.score in (*TIMED, "s/frame"):
+    if entry.untimed and column.score in (*TIMED, "s/frame"):
         return None
     if column.score == "s/frame":
         return Cell(1 / speed(entry.rounds)["frames/s"])

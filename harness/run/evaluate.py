@@ -183,6 +183,8 @@ def play_missing(
             yield path
     detached = DictConfig(OmegaConf.to_container(method, resolve=True))  # a child has no resolvers
     provenance = {"changes": changes(given), "samples": len(chosen)}
+    if dataset.get("sequences") is None:  # what belongs together, for reports: folders of one name are told apart by it
+        provenance["clips"] = {sequence.name: sequence.manifest for sequence in sequences}
     play = partial(play_samples, detached, rules, watch, runs, provenance, recompute)
     played = in_children(play, missing, timeout or math.inf, memory) if isolate else play(missing)
     for sample in bar(missing, method.name):

@@ -16,10 +16,13 @@ import json
 import logging
 import os
 import platform
+import struct
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ from harness.run.provenance import digest
 log = logging.getLogger(__name__)
 
 METADATA = b"ivosbench"
+DAMAGED = "damaged or gone; play it again with recompute=true"
 STALE = 3600  # seconds after which a temporary file can only be that of a job that was killed
 FLAT = (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)  # label maps are smaller without, and done sooner
 SCHEMA = pa.schema(
@@ -100,7 +104,7 @@ class Record:
     error: the traceback of a failed one, or the last lines of its process; why it ended is on the last line.
     clip: {num_frames, num_objects, size}.
     rows: without scribbles and masks unless they were asked for.
-    written: when the file was, in ns of its system's clock; a record that is replaced has another.
+    written: when it was, in ns since the epoch, as it says itself (metadata `written`, ISO 8601); 0 if it does not.
     """
 
     path: Path
@@ -242,7 +246,6 @@ def read(path: Path, *, content: bool = False) -> Record:
     """Read a record; `content` includes scribbles and masks."""
     columns = None if content else [*report_columns, "annotated_frame"]
     try:
-        written = path.stat().st_mtime_ns
         schema = pq.read_schema(path)
         about = json.loads(schema.metadata[METADATA])
         key = Key(about["sample"], about["entry"])
@@ -250,22 +253,46 @@ def read(path: Path, *, content: bool = False) -> Record:
         if not schema.equals(SCHEMA) or path.name.removesuffix(".parquet").removesuffix(".failed") != name:
             raise ValueError("not as it was written")
         told = about["status"], printable(about["error"]), about["clip"], about["provenance"]
+        written = nanoseconds(about["written"]) if "written" in about else 0
         return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas(), written)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadInput(f"{path}: not a record of ours ({type(error).__name__}); delete it and run again") from error
 
 
+def nanoseconds(time: str) -> int:
+    """An ISO 8601 time as ns since the epoch, exact to the microsecond."""
+    return round(datetime.fromisoformat(time).timestamp() * 1e6) * 1000
+
+
 def masks_of(record: Record, interaction: int) -> np.ndarray:
-    """uint8 T×H×W label masks after round `interaction` of a record read with its content."""
+    """uint8 T×H×W label masks after round `interaction` of a record read with its content.
+
+    Raises BadInput if they are damaged or gone.
+    """
     rows = record.rows[(record.rows.interaction == interaction) & record.rows["mask"].notna()].sort_values("frame")
-    return np.stack([decode(png) for png in rows["mask"]])
+    try:
+        masks = np.stack([decode(png) for png in rows["mask"]])
+    except ValueError as error:
+        raise BadInput(f"{record.path}: masks of round {interaction} are {DAMAGED}") from error
+    if masks.shape != (record.clip["num_frames"], *record.clip["size"]):
+        raise BadInput(f"{record.path}: masks of round {interaction} are {DAMAGED}")
+    return masks
 
 
 def scribbles_of(record: Record, interaction: int) -> tuple[int, Scribbles]:
-    """(annotated frame, new strokes) of round `interaction` of a record read with its content."""
+    """(annotated frame, new strokes) of round `interaction` of a record read with its content.
+
+    Raises BadInput if they are damaged or gone.
+    """
     first = int(np.argmax(record.rows["interaction"].to_numpy() == interaction))
     frame, strokes = (record.rows[column].iloc[first] for column in ("annotated_frame", "scribbles"))
-    return int(frame), from_json(orjson.loads(strokes))
+    try:
+        drawn = from_json(orjson.loads(strokes))
+        if not 0 <= frame < len(drawn.frames) == record.clip["num_frames"]:
+            raise ValueError("of another clip")
+        return int(frame), drawn
+    except (ValueError, TypeError, KeyError, BadInput) as error:
+        raise BadInput(f"{record.path}: strokes of round {interaction} are {DAMAGED}") from error
 
 
 def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: int = 160) -> None:
@@ -281,25 +308,30 @@ def write_thumbnails(folder: Path, manifest: str, frames: np.ndarray, height: in
         temporary.replace(path)
 
 
-def read_thumbnails(folder: Path, manifest: str) -> np.ndarray | None:
-    """uint8 T×h×w×3 RGB, as `write_thumbnails` left them; None if they are gone, or damaged, which is told."""
-    path = folder / "frames" / f"{manifest}.parquet"
-    if not path.exists():
-        return None
-    try:
-        return np.stack([decode(jpeg) for jpeg in pq.read_table(path)["jpeg"].to_pylist()])
-    except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
-        log.warning(
-            "%s: damaged (%s), so its clip has no pictures; delete it and play with recompute=true", path, error
-        )
-        return None
-
-
 def printable(text: str) -> str:
     """A text with escapes for what nobody can print or encode; line ends stay."""
     return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.splitlines())
 
 
+def read_thumbnails(record: Record) -> np.ndarray | None:
+    """uint8 T×h×w×3 RGB of a record's clip, as `write_thumbnails` left them; None if they are gone or damaged."""
+    path = record.path.parents[1] / "frames" / f"{record.key.sample['manifest']}.parquet"
+    if not path.exists():
+        return None
+    try:
+        frames = np.stack([decode(jpeg) for jpeg in pq.read_table(path)["jpeg"].to_pylist()])
+    except (OSError, ValueError, KeyError):
+        frames = np.empty(0)
+    if frames.ndim != 4 or len(frames) != record.clip["num_frames"]:
+        remedy = "delete it and play a sample of its clip with recompute=true"
+        log.warning("%s: damaged, so there are no film strips of its clip; %s", path, remedy)
+        return None
+    return frames
+
+
 def decode(encoded: bytes) -> np.ndarray:
-    """The pixels of a PNG or JPEG."""
-    return np.asarray(Image.open(BytesIO(encoded)))
+    """The pixels of a PNG or JPEG. Raises ValueError for one that is damaged."""
+    try:
+        return np.asarray(Image.open(BytesIO(encoded)))
+    except (OSError, SyntaxError, TypeError, struct.error, zlib.error) as error:
+        raise ValueError("not a whole picture") from error

@@ -18,8 +18,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip
-from harness.report import figures, is_replaced, papers, read_references
-from harness.report.leaderboard import Board, Entry, board, canonical, outcome, reference, samples_of
+from harness.report import figures, papers, read_references
+from harness.report.collect import canonical, is_replaced
+from harness.report.leaderboard import Board, Entry, board, outcome, reference, samples_of
 from harness.report.papers import Column, Row, Table
 from harness.report.statistics import SCORES
 from harness.rules.protocol import Protocol
