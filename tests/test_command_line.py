@@ -99,7 +99,7 @@ def test_a_launcher_whose_engine_is_not_here_is_one_line(monkeypatch: pytest.Mon
         ("dataset.clips=true", "dataset", "dataset.clips=true: wanted a whole number"),
         ("dataset=folder", "dataset", "dataset.root: not given"),
         ("method=grabcut +method.flows=fast", "method", "no argument of .*GrabCut; did you mean method.flow?"),
-        ("protocol.rounds=0", "protocol", "protocol.rounds=0: wanted a number of at least 1, or null"),
+        ("protocol.rounds=0", "protocol", "protocol.rounds=0: wanted a whole number from 1"),
         ("protocol.robot=5", "protocol", "protocol.robot=5: wanted keys with values"),
     ],
 )  # fmt: skip
@@ -220,6 +220,7 @@ def test_a_bench_leaves_the_kept_reports_alone() -> None:
 # What stands in printed commands for something of the reader's, and what stands for it here
 PLACEHOLDERS = {
     "<before or after>": "random",
+    "method=<name>": "method=mine",
     "<name>": "x",
     "method=...": "method=stm",
     "=...": "=x",
