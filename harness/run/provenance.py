@@ -137,8 +137,8 @@ def file_of(module: str) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """Commit, hardware and versions; the GPU is named once a method has used it."""
-    return {"commit": commit(), "hardware": gpu_name() or cpu_name()} | versions()
+    """Commit, hardware and versions; the GPU is named, too, once a method has used it."""
+    return {"commit": commit(), "hardware": ", ".join(filter(None, (gpu_name(), cpu_name())))} | versions()
 
 
 @cache
@@ -167,11 +167,13 @@ def commit() -> str:
 
 @cache
 def cpu_name() -> str:
-    """The processor's model name and the number of its cores."""
+    """The processor's model name, the number of its cores and a digest of its instructions, which the name may hide."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    flags = [line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))]
+    instructions = f", instructions {digest(flags[0].encode())}" if flags else ""
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores{instructions}"
 
 
 def device_used() -> str:

@@ -19,12 +19,11 @@ from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
 from harness.run import records
 from harness.run.evaluate import begin_sweep, noted
-from harness.run.provenance import digest
 from harness.run.records import Record
 
 log = logging.getLogger(__name__)
 
-VERSIONS = ("python", "numpy", "opencv", "torch")  # of a record's provenance: what rounds a score, beside the hardware
+MACHINE = ("hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance: what rounds a score
 
 
 @dataclass(frozen=True)
@@ -117,17 +116,8 @@ def outcome(entry: Entry, board: Board) -> dict[str, Any]:
     return {
         "scores": curve(entry, board)[1][1:-1],
         "weights": entry.weights["digest"],
-        "machine": {"hardware": f"{provenance['hardware']}, instructions {instructions()}"}
-        | {name: provenance[name] for name in VERSIONS},
+        "machine": {name: provenance[name] for name in MACHINE},
     }
-
-
-def instructions() -> str:
-    """Digest of the instructions a processor has, which its name may hide; "" where nothing tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    return digest(flags[0].encode()) if flags else ""
 
 
 def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Round]:
