@@ -155,7 +155,7 @@ def play_missing(
     rules: Protocol = build(protocol, "protocol.", name=protocol.name)
     watch: Clock = build(clock, "clock.", method=method.name)
     sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
-    chosen = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
+    chosen = [(sequence, index) for sequence in sequences for index in starts(sequence, rules)]
     for sequence, index in chosen:
         first_frame(scribbles_of(sequence, index), rules)
     for sequence in sequences:
@@ -192,6 +192,12 @@ def play_missing(
         yield record(sample, runs, provenance, [], status_of(end), str(end)) if isinstance(end, Died) else end
     recorded = len(samples) - len(missing)
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, len(missing), recorded)
+
+
+def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
+    """The indices of the scribbles that a sequence is played from: one if the protocol shows none of them."""
+    indices = sorted(sequence.scribbles) or [1]
+    return indices[:1] if protocol.interaction == "masks" and protocol.first_frame is not None else indices
 
 
 def play_samples(

@@ -76,9 +76,14 @@ def official_folder() -> Path:
 
 def training_of(weights: Path) -> str:
     """Whose training a safetensors file says it holds."""
+    return " ".join(metadata(weights).get("training", "the file does not say whose").split())
+
+
+def metadata(weights: Path) -> dict[str, str]:
+    """What a safetensors file says of itself: training, method, size, ..., as far as it does."""
     try:
         with safe_open(weights, framework="numpy") as file:
-            return " ".join((file.metadata() or {}).get("training", "the file does not say whose").split())
+            return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{weights}: not a safetensors file ({error}); give weights=random, official or one") from error
 
