@@ -36,7 +36,7 @@ from methods.atnet.transfer import (
     neighbours,
 )
 from methods.blocks.trunk import normalise
-from tests.parity.goldens import folders, recorded
+from tests.parity.goldens import DEVICE, folders, here, note, recorded, there
 from tests.proc_weights import fill, fingerprint
 
 NAME = "networks/atnet_ipnet"
@@ -63,7 +63,7 @@ def authors_file(manifest: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def method(authors_file: Path) -> Iterator[ATNet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_file.parent))
-        yield ATNet(size="paper", weights="official", device="cpu")
+        yield ATNet(size="paper", weights="official", device=DEVICE)
 
 
 def agrees(name: str, ours: Tensor | np.ndarray, golden: np.ndarray) -> None:
@@ -71,7 +71,7 @@ def agrees(name: str, ours: Tensor | np.ndarray, golden: np.ndarray) -> None:
 
     Goldens may hold the first object(s) only, and every so many channels: their numbers tell.
     """
-    ours = np.asarray(ours, np.float64)
+    ours = there(ours).astype(np.float64)
     if name.endswith("_sum"):
         ours = np.array([ours.mean(), abs(ours).mean(), ours.std()])
     elif ours.ndim == 4:
@@ -79,9 +79,11 @@ def agrees(name: str, ours: Tensor | np.ndarray, golden: np.ndarray) -> None:
     assert ours.shape == golden.shape, name
     difference = abs(ours - golden)
     if golden.dtype == np.uint8:
+        note(name, "labels", (difference > 0).mean(), LABELS)
         assert (difference > 0).mean() <= LABELS, f"{name}: {(difference > 0).mean():.2g} of the pixels"
         return
     limit = next((limit for part, limit in LIMITS.items() if part in name), 1e-3)
+    note(name, "probabilities" if "prob" in name else "features", difference.max(), limit)
     assert difference.max() <= limit, f"{name}: {difference.max():.2g}"
 
 
@@ -117,7 +119,7 @@ def test_a_foreign_file_is_refused_by_key(authors_file: Path, tmp_path: Path, ch
 def test_units(path: Path, method: ATNet) -> None:
     golden = dict(np.load(path))
     a_net, t_net = method.network.a_net, method.network.t_net
-    frames = torch.from_numpy(golden["frames_u8"]).movedim(-1, 1).float() / 255
+    frames = here(golden["frames_u8"]).movedim(-1, 1).float() / 255
     images = dict(zip(golden["frame_ids"].tolist(), normalise(frames), strict=True))
     anno, previous, target = golden["anno"].tolist(), int(golden["prev"]), int(golden["targ"])
     res4: list[Tensor] = []
@@ -129,7 +131,7 @@ def test_units(path: Path, method: ATNet) -> None:
     memory, p_anno, objects = [], {}, []
     pictures = {t: t_net.encode(image) for t, image in images.items()}
     for n, t in enumerate(anno):
-        planes = torch.from_numpy(golden[f"maps_{n}"])
+        planes = here(golden[f"maps_{n}"])
         maps = a_net.encoder(torch.cat((images[t].expand(len(planes), -1, -1, -1), planes), dim=1))
         answer = a_net(images[t], planes)
         objects.append(t_net.converter(answer))
@@ -210,7 +212,7 @@ def test_a_session(path: Path, method: ATNet) -> None:
         scribbles = from_json(json.loads(golden[f"scribbles_{k}"].item()))
         prediction = method.interact(Interaction(frame, before, scribbles))
         p, order = method.sample.p, golden[f"order_{k}"]
-        np.testing.assert_array_equal(planes[0], golden[f"maps_{k}"])
+        np.testing.assert_array_equal(there(planes[0]), golden[f"maps_{k}"])
         agrees("anet_prob", thinned(answers[0], golden[f"anet_prob_{k}"]), golden[f"anet_prob_{k}"])
         assert len(answers) == 1 + len(order)
         for ours, theirs in zip(answers[1:], golden[f"raw_tnet_prob_{k}"], strict=True):

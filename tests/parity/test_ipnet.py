@@ -19,7 +19,7 @@ from methods.blocks.aggregation import aggregate
 from methods.ipnet.checkpoint import load
 from methods.ipnet.method import OFFICIAL_FILES, IPNet, Options, bounds, stroke_planes, weight
 from methods.ipnet.network import InteractionPropagation, Output, into_window, out_of_window, region
-from tests.parity.goldens import folders, recorded
+from tests.parity.goldens import DEVICE, folders, here, note, recorded, there
 from tests.proc_weights import fill, fingerprint
 
 FOLDER = "networks/atnet_ipnet"
@@ -54,7 +54,7 @@ def authors_files(manifests: dict[str, dict], tmp_path_factory: pytest.TempPathF
 def method(authors_files: dict[str, Path]) -> Iterator[IPNet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_files["interaction"].parent))
-        yield IPNet(size="paper", weights="official", device="cpu")
+        yield IPNet(size="paper", weights="official", device=DEVICE)
 
 
 def agrees(name: str, ours: Any, golden: np.ndarray, limit: float) -> None:
@@ -62,7 +62,7 @@ def agrees(name: str, ours: Any, golden: np.ndarray, limit: float) -> None:
 
     One in n channels was kept, n from the shapes, and one in n rows and columns: several n can make the same shape.
     """
-    ours = np.asarray(ours)
+    ours = there(ours)
     if ours.ndim > 2:
         assert ours.shape[-3] % golden.shape[-3] == 0, name
         ours = ours[..., :: ours.shape[-3] // golden.shape[-3], :, :]
@@ -73,6 +73,8 @@ def agrees(name: str, ours: Any, golden: np.ndarray, limit: float) -> None:
     differences = [np.abs(x.astype(np.float64) - golden) for x in thinned if x.shape == golden.shape]
     assert differences, f"{name}: {ours.shape}, wanted {golden.shape}"
     worst = min((x > 0).mean() if golden.dtype == np.uint8 else x.max() for x in differences)
+    kind = "labels" if golden.dtype == np.uint8 else "probabilities" if limit == PROBABILITIES else "features"
+    note(name, kind, worst, limit)
     assert worst <= limit, f"{name}: {worst:.2g} off, {limit} allowed"
 
 
@@ -129,11 +131,11 @@ class Watch:
 
 def summary(x: Tensor) -> np.ndarray:
     """Mean, mean absolute and deviation."""
-    return np.array([x.mean(), x.abs().mean(), x.std()])
+    return there(torch.stack((x.mean(), x.abs().mean(), x.std())))
 
 
 def images(frames: np.ndarray) -> Tensor:
-    return torch.from_numpy(frames).movedim(-1, 1).float() / 255
+    return here(frames).movedim(-1, 1).float() / 255
 
 
 def test_every_key_of_the_authors_is_taken(authors_files: dict[str, Path], manifests: dict[str, dict]) -> None:
@@ -208,7 +210,7 @@ def test_boxes_and_windows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_units(path: Path, method: IPNet, monkeypatch: pytest.MonkeyPatch) -> None:
     golden = dict(np.load(path))
     frames = images(golden["frames_u8"])
-    mask = previous = torch.zeros(1, *frames.shape[-2:])
+    mask = previous = torch.zeros(1, *frames.shape[-2:], device=DEVICE)
     network = method.network.propagation
     interact, propagate = Watch(method.network.interaction, monkeypatch), Watch(network, monkeypatch)
     references: list[Tensor] = []
@@ -220,7 +222,7 @@ def test_units(path: Path, method: IPNet, monkeypatch: pytest.MonkeyPatch) -> No
         for name, plane in zip((f"pos_{turn}", f"neg_{turn}"), planes, strict=True):
             if name in golden:
                 np.testing.assert_array_equal(plane, golden[name])
-        positive, negative = (torch.from_numpy(plane).float() for plane in planes)
+        positive, negative = (here(plane).float() for plane in planes)
         if turn == "first" and "I_half_em" in golden:
             interact(frames[:1], torch.full_like(mask, 0.5), positive, negative)
             interact.check("I_half", golden)
@@ -286,7 +288,7 @@ def test_a_session(path: Path, method: IPNet, monkeypatch: pytest.MonkeyPatch) -
             agrees(f"a_ref_{k}_s", sample.older, golden[f"a_ref_{k}_s"], FEATURES)
         if f"prop_boxes_{k}" in golden:
             order = sorted(boxes, key=lambda t: (t < target, abs(t - target)))
-            np.testing.assert_array_equal(torch.stack([boxes[t] for t in order]), golden[f"prop_boxes_{k}"])
+            np.testing.assert_array_equal(there(torch.stack([boxes[t] for t in order])), golden[f"prop_boxes_{k}"])
 
 
 def settle(p: Tensor, mask: np.ndarray) -> None:

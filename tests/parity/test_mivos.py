@@ -19,7 +19,7 @@ from methods.blocks.padding import margins, pad
 from methods.mivos.checkpoint import load
 from methods.mivos.method import OFFICIAL_FILES, MiVOS, Sample
 from methods.mivos.network import MiNet, align
-from tests.parity.goldens import FULL, folders
+from tests.parity.goldens import CARRIED, DEVICE, FULL, folders, here, note, there
 from tests.proc_weights import fill, fingerprint
 
 FOLDERS = folders("networks/stm_mivos")
@@ -30,7 +30,8 @@ LABELS, LABELS_DAVIS = 5e-4, 2e-3  # part of the pixels that may differ
 def cases(kind: str) -> list:
     """The recorded files of a kind; those carried here are thinned and give way to the full ones."""
     files = {path.name: path for folder in FOLDERS for path in sorted(folder.glob(f"mivos_{kind}*.npz"))}
-    found = [pytest.param(path, id=name) for name, path in files.items()]
+    ids = {name: f"{'carried' if CARRIED in path.parents else 'full'}-{name}" for name, path in files.items()}
+    found = [pytest.param(path, id=ids[name]) for name, path in files.items()]
     absent = pytest.mark.skip(reason=f"{FULL} is not here; IVOSBENCH_GOLDENS names the full set")
     return found if FULL.is_dir() else [*found, pytest.param(None, id="full", marks=absent)]
 
@@ -58,7 +59,7 @@ def authors_files(manifests: dict[str, dict], tmp_path_factory: pytest.TempPathF
 def method(authors_files: dict[str, Path]) -> Iterator[MiVOS]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_files["s2m"].parent))
-        yield MiVOS(size="paper", weights="official", device="cpu")
+        yield MiVOS(size="paper", weights="official", device=DEVICE)
 
 
 def agrees(name: str, ours: np.ndarray, golden: np.ndarray, labels: float = LABELS) -> None:
@@ -73,12 +74,16 @@ def agrees(name: str, ours: np.ndarray, golden: np.ndarray, labels: float = LABE
     difference = np.abs(ours.astype(np.float64) - golden)
     if golden.dtype in (np.uint8, bool):
         limits = {"labels": (difference > 0).mean() <= labels}
+        note(name, "labels", (difference > 0).mean(), labels)
     elif golden.dtype != np.float32:
         limits = {"exact": not difference.any()}
+        note(name, "numbers", (difference > 0).mean(), 0)
     elif re.search("prob|agg|unfused|result", name):
         limits = {"most": (difference <= 1e-4).mean() >= 0.999, "all": difference.max() <= 1e-3}
+        note(name, "probabilities", difference.max(), 1e-3)
     else:
         limits = {"all": difference.max() <= 2e-4}
+        note(name, "features", difference.max(), 2e-4)
     assert all(limits.values()), f"{name}: {limits}, worst {difference.max():.2g}"
 
 
@@ -86,7 +91,7 @@ def check(ours: dict[str, Any], golden: dict[str, np.ndarray], labels: float = L
     """Every output of a file, by its name without out_ and thinning."""
     for name, values in golden.items():
         if name.startswith("out_"):
-            agrees(name, np.asarray(ours[re.sub(r"_(ch|step)\d+", "", name.removeprefix("out_"))]), values, labels)
+            agrees(name, there(ours[re.sub(r"_(ch|step)\d+", "", name.removeprefix("out_"))]), values, labels)
 
 
 def sample_of(method: MiVOS, frames: np.ndarray, num_objects: int) -> Sample:
@@ -126,7 +131,7 @@ def test_a_foreign_file_is_refused_by_key(
 def test_s2m(path: Path, method: MiVOS) -> None:
     golden = dict(np.load(path))
     s2m, image = method.network.s2m, sample_of(method, golden["in_frame"][None], 1).image(0)
-    planes = pad(torch.from_numpy(golden["in_planes"]).float())
+    planes = pad(here(golden["in_planes"]).float())
     res4, _, res2 = s2m.trunk(torch.cat((image, planes))[None])
     res5 = s2m.res5(res4)
     ours = {
@@ -144,7 +149,7 @@ def test_s2m(path: Path, method: MiVOS) -> None:
 def test_units_of_propagation_and_fusion(path: Path, method: MiVOS) -> None:
     golden = dict(np.load(path))
     golden.pop("out_agg_sbg_step2", None)  # of the authors' GUI: a background of 0.5
-    frames, masks = golden["in_frames"], pad(torch.from_numpy(golden["in_masks_soft"]))
+    frames, masks = golden["in_frames"], pad(here(golden["in_masks_soft"]))
     last = len(frames) - 1
     sample = sample_of(method, frames, len(masks))
     net = method.network.propagation
@@ -173,11 +178,11 @@ def test_units_of_propagation_and_fusion(path: Path, method: MiVOS) -> None:
             f"prob_T{t}": logits.sigmoid(),
         }
     h, w = query.key.shape[-2:]
-    change = masks[:, 0] - torch.from_numpy(golden["in_fusion_prev_mask0"])
+    change = masks[:, 0] - here(golden["in_fusion_prev_mask0"])
     aligned = align(torch.stack((change.clamp(min=0), -change.clamp(max=0)), dim=1), entries[0].key, query)
-    previous, n_c = torch.from_numpy(golden["in_fusion_prev_mask_target"]), float(golden["in_nc"])
+    previous, n_c = here(golden["in_fusion_prev_mask_target"]), float(golden["in_nc"])
     fused = method.network.fusion(image, previous, logits.sigmoid(), aligned, n_c, 1 - n_c)
-    positions = torch.eye(h * w).view(h * w, 1, h, w)
+    positions = torch.eye(h * w, device=DEVICE).view(h * w, 1, h, w)
     ours |= {
         "agg_wbg": aggregate(logits.sigmoid()),
         "agg_wbg_hard": aggregate(logits.sigmoid(), hard=True),
@@ -196,7 +201,7 @@ def test_units_of_propagation_and_fusion(path: Path, method: MiVOS) -> None:
 def test_the_sum_of_the_others_is_not_clamped(path: Path, method: MiVOS) -> None:
     golden = dict(np.load(path))
     sample = sample_of(method, golden["in_frames"], 3)
-    masks = pad(torch.from_numpy(golden["in_masks"]).float() / 4)
+    masks = pad(here(golden["in_masks"]).float() / 4)
     assert masks.sum(dim=0).max() > 1
     check({"key": method.network.propagation.memorize(sample.image(0), masks).key}, golden)
 
@@ -224,7 +229,7 @@ def test_masks_are_propagated_and_fused(path: Path, method: MiVOS, monkeypatch: 
         frames = golden[f"out_prob_round{n}_frames"]
         ours[f"labels_round{n}"] = prediction.masks
         ours[f"prob_round{n}_frames"] = frames
-        ours[f"prob_round{n}"] = sample.p[frames].movedim(0, 1).numpy()
+        ours[f"prob_round{n}"] = sample.p[frames].movedim(0, 1)
         ours[f"fuse_round{n}_order"] = np.array(list(fused))
         if f"out_fuse_round{n}_tc_tr_ti" in golden:
             times, current, result = fused[int(golden[f"out_fuse_round{n}_tc_tr_ti"][2])]
@@ -250,11 +255,11 @@ def test_a_davis_session(path: Path, method: MiVOS, monkeypatch: pytest.MonkeyPa
         (frame,) = scribbles.annotated_frames
 
         # Random weights have no stable chain of calls: state and mask are the recorded ones in each.
-        sample.labels[frame] = torch.from_numpy(golden[f"out_state_label_{n}"])
+        sample.labels[frame] = here(golden[f"out_state_label_{n}"])
 
         def recorded(frame: int, strokes: Sequence[Stroke], n: int = n) -> Tensor:
             planes[f"mask_{n}"] = interaction_to_mask(frame, strokes)
-            return torch.from_numpy(golden[f"out_mask_{n}"])
+            return here(golden[f"out_mask_{n}"])
 
         def note_logits(_module: object, _arguments: object, logits: Tensor, n: int = n) -> None:
             planes[f"s2m_logit_{n}"] = logits

@@ -22,7 +22,7 @@ from methods.stm.checkpoint import load
 from methods.stm.count import multiply_adds, parameters
 from methods.stm.network import Mask, Sharing, STMSemiSupervised
 from methods.stm.video import OFFICIAL_FILE, Memory, Sample, STMVideo
-from tests.parity.goldens import folders, recorded
+from tests.parity.goldens import DEVICE, folders, here, recorded, there
 from tests.parity.test_stm_interactive import agrees
 from tests.proc_weights import fill, fingerprint
 
@@ -54,7 +54,7 @@ def authors_file(manifest: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def network(authors_file: Path) -> Iterator[STMSemiSupervised]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_file.parent))
-        yield STMVideo(size="paper", weights="official", device="cpu").network
+        yield STMVideo(size="paper", weights="official", device=DEVICE).network
 
 
 def check(ours: dict[str, Any], golden: dict[str, np.ndarray]) -> None:
@@ -63,7 +63,7 @@ def check(ours: dict[str, Any], golden: dict[str, np.ndarray]) -> None:
         if not name.startswith("out_"):
             continue
         plain = re.sub(r"_(ch|step)\d+", "", name.removeprefix("out_"))
-        full = np.asarray(ours[plain])
+        full = there(ours[plain])
         for n in re.findall(r"_ch(\d+)", name):
             full = full[..., :: int(n), :, :]
         for n in re.findall(r"_step(\d+)", name):
@@ -86,8 +86,8 @@ def test_the_other_network_refuses_the_file_by_key(authors_file: Path) -> None:
 @torch.inference_mode()
 def test_units(path: Path, network: STMSemiSupervised) -> None:
     golden = dict(np.load(path))
-    *memorized, last = torch.from_numpy(golden["in_frames"]).movedim(-1, 1).float() / 255
-    masks = torch.from_numpy(golden["in_masks_soft"]).unbind(dim=1)
+    *memorized, last = here(golden["in_frames"]).movedim(-1, 1).float() / 255
+    masks = here(golden["in_masks_soft"]).unbind(dim=1)
     entries = [
         network.memorize(frame, Mask(p, (p.sum(0) - p).clamp(0, 1))) for frame, p in zip(memorized, masks, strict=True)
     ]
@@ -146,8 +146,8 @@ def test_clips(path: Path, network: STMSemiSupervised) -> None:
         sample.give(0, first)
         planes = torch.stack([p for _, p in sample.propagate(range(1, len(clip.frames)))], dim=1)
         prob, labels = golden[f"out_prob_every{mem_every}"], golden[f"out_pred_every{mem_every}"]
-        agrees("prob", (planes if prob.ndim == 4 else planes[:, -1]).numpy(), prob)
-        agrees("mask", np.concatenate((first[None], planes.argmax(dim=0))), labels)
+        agrees("prob", there(planes if prob.ndim == 4 else planes[:, -1]), prob)
+        agrees("mask", np.concatenate((first[None], there(planes.argmax(dim=0)))), labels)
         assert golden[f"out_unused_plane_every{mem_every}_last"].max() < 1e-6  # what leaving them out costs
 
 
