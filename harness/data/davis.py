@@ -153,12 +153,13 @@ def check_official(name: str, year: int, resolution: str, found: Facts) -> None:
 
 
 @cache
-def official_facts() -> dict[str, Facts]:
-    """The table of the official sequences, by name."""
+def official_facts(subset: str | None = None) -> dict[str, Facts]:
+    """The table of the official sequences, or of the train or val ones of 2017, by name."""
     with TABLE.open(newline="") as file:
         return {
             row["sequence"]: Facts(int(row["frames"]), int(row["objects"]), f"{row['width']}x{row['height']}")
             for row in csv.DictReader(file)
+            if subset in (None, row["set"])
         }
 
 
