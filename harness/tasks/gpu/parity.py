@@ -1,16 +1,13 @@
 """The authors' recorded outputs, once more on the device."""
 
 import json
-import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.api import BadInput
 from harness.tasks.gpu.part import Part
@@ -24,69 +21,62 @@ ABOUT = (
 ROOT = Path(__file__).parents[3]
 
 
+class Compared(NamedTuple):
+    """A network beside its recordings. code: what the comparison ended with, None if there was no time for its end."""
+
+    lines: list[dict[str, Any]]
+    code: int | None
+    errors: str
+
+
 def play(part: Part) -> None:
-    """Run the tests of each network that have a recording carried in the tree; `at_once` networks side by side."""
+    """Compare each network with the recordings of it that the tree carries; `at_once` networks side by side."""
     networks, at_once = part.settings["networks"], part.settings["at_once"]
-    tests = {network: ROOT / "tests" / "parity" / f"test_{network}.py" for network in networks}
-    if missing := [str(test) for test in tests.values() if not test.is_file()]:
-        raise BadInput(f"{missing[0]}: missing, and with it what would be compared")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
-        files = {network: Path(folder, network) for network in networks}
-        asked = {pool.submit(run, tests[network], files[network], part): network for network in networks}
+    if not (ROOT / "tests" / "parity" / "compare.py").is_file():
+        raise BadInput(f"{ROOT}/tests/parity/compare.py: missing, and with it what would be compared")
+    with ThreadPoolExecutor(at_once) as pool:
+        asked = {pool.submit(compare, network, part): network for network in networks}
         for done in as_completed(asked):
-            network = asked[done]
-            code, said = done.result()
-            for row in rows(network, files[network]):
+            network, compared = asked[done], done.result()
+            for row in rows(network, compared.lines):
                 part.report.line("off by", row)
-            if code is None:
-                part.report.note(network, "not compared, the time was up")
-            elif code:
-                named = re.findall(r"^(?:FAILED|ERROR) (.*)$", said, re.MULTILINE)
-                part.report.trouble(f"{network}: {'; '.join(named) or ' '.join(said.split())[-300:]}")
-    if any(done.result()[0] is None for done in asked):
+            if compared.code is None:
+                part.report.note(network, "not compared to the end, the time was up")
+            elif compared.code:
+                beyond = [f"{line['recording']} {line['kind']}" for line in compared.lines if line["beyond"]]
+                told = "; ".join(beyond) or " ".join(compared.errors.split())[-300:]
+                part.report.trouble(f"{network}: {told}")
+            elif not compared.lines:
+                part.report.trouble(f"{network}: tests/goldens has no recording of it")
+    if any(done.result().code is None for done in asked):
         part.check(float("inf"))
 
 
-def run(test: Path, deviations: Path, part: Part) -> tuple[int | None, str]:
-    """Compare; deviations go to a file. Returns pytest's exit code, None if there was no time, and what it said."""
+def compare(network: str, part: Part) -> Compared:
+    """Compare a network in a process of its own."""
     if part.left < 1:
-        return None, ""
-    environment = os.environ | {
-        "IVOSBENCH_DEVICE": part.device,
-        "IVOSBENCH_DEVIATIONS": str(deviations),
-        "IVOSBENCH_GOLDENS": str(ROOT / "tests" / "goldens"),
-    }
-    options = ["-k", "carried", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command = [sys.executable, "-m", "pytest", str(test), *options]
+        return Compared([], None, "")
+    options = ["--device", part.device, "--networks", network, "--carried", "--json"]
+    command = [sys.executable, "-m", "tests.parity.compare", *options]
     try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            timeout=part.left,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-    except subprocess.TimeoutExpired:
-        return None, ""
-    return done.returncode, done.stdout
+        done = subprocess.run(command, cwd=ROOT, text=True, timeout=part.left, capture_output=True)
+    except subprocess.TimeoutExpired as cut:
+        said = cut.stdout.decode() if isinstance(cut.stdout, bytes) else cut.stdout or ""
+        return Compared([json.loads(line) for line in said.splitlines()[:-1]], None, "")
+    return Compared([json.loads(line) for line in done.stdout.splitlines()], done.returncode, done.stderr)
 
 
-def rows(network: str, deviations: Path) -> Sequence[dict[str, Any]]:
+def rows(network: str, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A row per kind of what was compared."""
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in deviations.read_text().splitlines() if deviations.exists() else ():
-        told = json.loads(line)
-        kinds[told["kind"]].append(told)
-    return [
-        {
+    for line in lines:
+        kinds[line["kind"]].append(line)
+    for kind, each in kinds.items():
+        yield {
             "network": network,
             "of": kind,
-            "off": max(each["worst"] for each in told),
-            "limit": max(each["limit"] for each in told),
-            "compared": len(told),
-            "beyond": sum(each["worst"] > each["limit"] for each in told),
+            "off": max(line["off"] for line in each),
+            "limit": max(line["limit"] for line in each),
+            "compared": sum(line["compared"] for line in each),
+            "beyond": sum(line["beyond"] for line in each),
         }
-        for kind, told in kinds.items()
-    ]
