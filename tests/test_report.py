@@ -38,7 +38,7 @@ def play(
     *,
     quality: float = 0.5,
     seconds: float = 1.0,
-    written: int | None = 1,
+    written: int = 1,
     manifest: str = "x",
     source: str = "s",
     options: dict[str, Any] | None = None,
@@ -75,8 +75,7 @@ def play(
     path = records.write(
         results / "runs", key, rows, clip=clip, provenance=about | provenance, status=status, error=error
     )
-    if written is not None:
-        told(path, written=f"2026-01-01T{written:02d}:00:00+00:00")
+    told(path, written=f"2026-01-01T{written:02d}:00:00+00:00")
     records.write_thumbnails(results / "runs", manifest, np.zeros((frames, 12, 16, 3), np.uint8))
     return path
 
@@ -134,10 +133,10 @@ def test_the_newest_code_is_told_by_the_records(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_told_apart_by_age_is_said(tmp_path: Path) -> None:
-    """Records of before they told a time: the choice must be the same everywhere, and no secret."""
+    """Records of one moment, or of before they told any: the choice must be the same everywhere, and no secret."""
     results = tmp_path / "results"
     for source, quality in (("a", 0.9), ("b", 0.3)):
-        path = play(results, source=source, written=None, quality=quality)
+        path = play(results, source=source, quality=quality)
         os.utime(path, (quality, quality))
     assert report(tmp_path).loc["m", "J&F 2"] == pytest.approx(0.3)
     assert "they do not tell which is newer" in notes(tmp_path)
