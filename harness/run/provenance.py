@@ -142,8 +142,13 @@ def file_of(module: str) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """Commit, hardware and versions; the GPU is named, too, once a method has used it."""
-    return {"commit": commit(), "hardware": ", ".join(filter(None, (gpu_name(), cpu_name())))} | versions()
+    """Commit, hardware and versions; `hardware` names a GPU once a method has used it, `processors` all there are."""
+    return {
+        "commit": commit(),
+        "hardware": gpu_name() or cpu_name(),
+        "processors": processors(),
+        "threads": threads(),
+    } | versions()
 
 
 @cache
@@ -179,6 +184,20 @@ def cpu_name() -> str:
     flags = [line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))]
     instructions = f", instructions {digest(flags[0].encode())}" if flags else ""
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores{instructions}"
+
+
+@cache
+def processors() -> str:
+    """The processor and the GPUs of this machine, used or not."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("Model:")]
+    return ", ".join([cpu_name(), *(line.partition(":")[2].strip() for line in lines)])
+
+
+def threads() -> str:
+    """What says how many threads compute: the cores that this process may use, and OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"of {cores} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}"
 
 
 def device_used() -> str:
