@@ -22,6 +22,7 @@ from harness.api import BadInput, Scribbles
 from harness.data.sequence import Sequence, robot_scribbles
 from harness.rules.scribbles import to_json
 
+GENERATOR = 1  # the version of what is made here; clips of another one are other clips
 SPLITS = ("train", "val")
 FOLDERS = {"skimage": "data", "sklearn": "datasets/images", "matplotlib": "mpl-data/sample_data"}
 PHOTOGRAPHS = {
@@ -119,7 +120,25 @@ def load_clip(split: str, index: int, num_frames: int, size: tuple[int, int], nu
         read_frames=frames.copy,
         read_annotations=annotations.copy,
         drawn_by="robot",
+        made_by=made_by(split, index, num_frames, size, num_objects, seed),
     )
+
+
+def made_by(
+    split: str,
+    index: int,
+    num_frames: int,
+    size: Items[int],
+    num_objects: int,
+    seed: int,
+    *,
+    generator: int | None = None,
+) -> str:
+    """What makes a clip: "generator 1: split=val, ...", the version of the generator, today's by default, and its
+    arguments."""
+    height, width = size
+    arguments = f"split={split}, clip={index}, frames={num_frames}, size={height}x{width}"
+    return f"generator {generator or GENERATOR}: {arguments}, objects={num_objects}, seed={seed}"
 
 
 def first_scribbles(rng: np.random.Generator, name: str, annotations: np.ndarray, num_objects: int) -> Scribbles:

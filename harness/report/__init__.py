@@ -96,7 +96,7 @@ def newest(found: list[Record]) -> list[Record]:
     """Of records that differ only in the code that made them, those of the code that was used last."""
     sources: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in found:
-        but_source = {key: value for key, value in record.key.entry.items() if key != "source"}
+        but_source = {key: value for key, value in record.key.row.items() if key != "source"}
         sources[canonical(but_source)][record.key.entry["source"]].append(record)
     kept = []
     for versions in sources.values():

@@ -107,14 +107,14 @@ def board(records: list[Record]) -> Board:
     """
     contents: dict[str, str] = {}
     for record in records:
-        name, manifest = record.key.sample["sequence"], record.key.sample["manifest"]
-        if contents.setdefault(name, manifest) != manifest:
+        name, clip = record.key.sample["sequence"], record.key.clip
+        if contents.setdefault(name, clip) != clip:
             raise BadInput(
                 f"{record.path}: another clip {name} was played, too; give each dataset a results= of its own"
             )
     groups = defaultdict(list)
     for record in records:
-        groups[canonical(record.key.entry)].append(record)
+        groups[canonical(record.key.row)].append(record)
     arguments = {key: value for key, value in records[0].key.entry["protocol"].items() if key != "_target_"}
     protocol = Protocol(**arguments)
     labels = label([group[0].key.entry for group in groups.values()])

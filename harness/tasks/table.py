@@ -24,7 +24,8 @@ from harness.rules.protocol import Protocol
 from harness.rules.summary import official
 from harness.run import records
 from harness.run.build import build, unwrapped, without
-from harness.run.evaluate import build_method, changes, entry_of, play_missing, sequences_of
+from harness.run.evaluate import build_method, changes, play_missing, sequences_of
+from harness.run.identity import entry_of, meaning, rules_of
 from harness.run.progress import bar
 from harness.run.records import Record
 
@@ -173,11 +174,12 @@ def play(row: DictConfig, overrides: tuple[str, ...]) -> Board:
     if len({entry.weights["digest"] for entry in entries}) < len(entries):
         raise BadInput(f"{found[0].path.parent}: holds several versions of one training; keep one")
     if len(entries) == 1:
-        return replace(of_row, entries=[replace(entries[0], label=row.row)])
+        return replace(of_row, entries=[replace(entries[0], label=papers.labelled(row.row, entries[0]))])
     if len({canonical(entry.played.samples) for entry in entries if entry.played}) > 1:
         raise BadInput(f"{found[0].path.parent}: its trainings have other samples; keep those that are missing")
     each = [replace(entry, label=f"{row.row}, training {i}") for i, entry in enumerate(entries, 1)]
-    return replace(of_row, entries=[mean(row.row, each, of_row.protocol), *each])
+    label = papers.labelled(row.row, entries[0])
+    return replace(of_row, entries=[mean(label, each, of_row.protocol), *each])
 
 
 def mean(label: str, trainings: Sequence[Entry], protocol: Protocol) -> Entry:
@@ -211,28 +213,33 @@ def recorded(overrides: tuple[str, ...]) -> list[Record]:
 def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
     """The kept records of a trained variant, on the samples and by the rules that `overrides` stand for.
 
-    They count as of the dataset of `overrides`: its clips are theirs, even if they were kept with more.
+    Generated clips are known by the arguments that made them: they count as of the dataset of `overrides`, even if they
+    were kept with more, and where none are of today's generator those of an earlier one do, which rows tell.
     Raises BadInput if there are none.
     """
     config = choose(overrides)
-    folder = Path(config.results, "ablations", variant)
+    place = Path(config.results, "ablations")
     untrained = OmegaConf.create({**config.method, "weights": "random"})
     wanted = entry_of(untrained, config.dataset, config.protocol, config.clock)
-    theirs = rules(wanted)
+    theirs = rules(wanted, config)
     samples = {
-        (sequence.name, index, sequence.manifest)
+        (sequence.name, index): sequence.made_by or sequence.manifest
         for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
         for index in sequence.scribbles
     }
-    kept = [records.read(path) for path in sorted(folder.glob("**/*-*.parquet")) if not is_replaced(path)]
-    found = [
-        record
-        for record in kept
-        if tuple(record.key.sample[key] for key in ("sequence", "scribble_idx", "manifest")) in samples
-        and rules(record.key.entry) == theirs
-    ]
+    folder = [path for path in sorted((place / variant).glob("**/*-*.parquet")) if not is_replaced(path)]
+    kept = [*records.read_kept(place / f"{variant}.parquet"), *(records.read(path) for path in folder)]
+    found = []
+    for record in kept:
+        sample = record.key.sample["sequence"], record.key.sample["scribble_idx"]
+        if (
+            arguments(record.key.clip) == arguments(samples.get(sample, ""))
+            and rules(record.key.entry, config) == theirs
+        ):
+            found.append(record)
     if not found:
-        raise BadInput(f"its own training: {folder} has no records of it by these rules")
+        raise BadInput(f"its own training: {place / variant}.parquet has no records of it by these rules")
+    todays = [record for record in found if record.key.clip in samples.values()]
     told = {"samples": len(samples), "changes": changes(overrides)}
     return [
         replace(
@@ -240,14 +247,23 @@ def trained(variant: str, overrides: tuple[str, ...]) -> list[Record]:
             key=replace(record.key, entry={**record.key.entry, "dataset": wanted["dataset"]}),
             provenance={**record.provenance, **told},
         )
-        for record in found
+        for record in todays or found
     ]
 
 
-def rules(entry: Mapping[str, Any]) -> str:
-    """What of a record's entry must agree for it to be one of a variant's: all but weights, data and code."""
-    method = {key: value for key, value in entry["method"].items() if key not in ("weights", "device")}
-    return canonical([method, entry["protocol"], entry["clock"]])
+def arguments(clip: str) -> str:
+    """What identifies a clip under any version of its generator: the arguments, or for one in files its digest."""
+    return clip.partition(": ")[2] or clip
+
+
+def rules(entry: Mapping[str, Any], config: DictConfig) -> str:
+    """What of a record's entry must agree for it to be one of a variant's: all but weights, data and code.
+
+    config: the choices whose defaults are today's.
+    """
+    method = {**entry["method"], "_target_": config.method._target_}
+    protocol = {**entry["protocol"], "_target_": config.protocol._target_}
+    return canonical([meaning(method, ("weights", "device", "seed")), rules_of(protocol), entry["clock"]])
 
 
 def called(configs: Iterable[DictConfig]) -> str:
