@@ -273,12 +273,12 @@ def last_versions(
 
 def content(record: Record) -> str:
     """What the clip is."""
-    return str(record.key.sample["manifest"])
+    return record.key.clip
 
 
 def but_source(record: Record) -> str:
     """What entry a record is of, whatever the code."""
-    return canonical({key: value for key, value in record.key.entry.items() if key != "source"})
+    return canonical({key: value for key, value in record.key.row.items() if key != "source"})
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

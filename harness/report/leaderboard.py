@@ -147,7 +147,7 @@ def board(records: list[Record]) -> Board:
     """The board of records that share dataset, protocol and clock, and have one version of each sample."""
     groups = defaultdict(list)
     for record in records:
-        groups[canonical(record.key.entry)].append(record)
+        groups[canonical(record.key.row)].append(record)
     protocol = protocol_of(canonical(records[0].key.entry["protocol"]))
     labels = label([group[0].key.entry for group in groups.values()])
     samples = sorted({(r.key.sample["sequence"], r.key.sample["scribble_idx"]) for r in records})
