@@ -163,9 +163,8 @@ def test_a_clip_is_what_made_it_or_what_it_holds() -> None:
     own = {"sequence": "val-00", "scribble_idx": 1}
     assert Key({**own, "manifest": "a"}, entry).digest != Key({**own, "manifest": "b"}, entry).digest
     small = synthetic.load(clips=1, frames=3, size=(48, 80))[0]
-    assert (
-        small.made_by == f"generator {synthetic.GENERATOR}: split=val, clip=0, frames=3, size=48x80, objects=1, seed=0"
-    )
+    maker = f"generator {synthetic.GENERATOR}"
+    assert small.made_by == f"{maker}: split=val, clip=0, frames=3, size=48x80, objects=1, seed=0"
 
 
 def test_a_record_is_as_old_as_it_says_and_not_as_its_file(tmp_path: Path) -> None:
@@ -267,8 +266,8 @@ def test_data_edited_under_a_run_are_not_scored_as_what_they_were(tmp_path: Path
     clips(tmp_path)
     dataset = {"name": "folder", "_target_": "harness.data.folder.load", "root": str(tmp_path)}
     protocol = {"name": "p", "_target_": "harness.rules.protocol.Protocol", "rounds": 1}
-    what: Any = [OmegaConf.create(each) for each in (METHOD, dataset, protocol, CHOICES[2])]
-    played = play_missing(*what, "0/1", tmp_path / "runs", False)
+    method, data, rules, clock = (OmegaConf.create(each) for each in (METHOD, dataset, protocol, CHOICES[2]))
+    played = play_missing(method, data, rules, clock, "0/1", tmp_path / "runs", False)
     assert records.read(next(played)).key.sample["sequence"] == "a"
     file = tmp_path / kind / "b" / "00001.png"
     shutil.copy(tmp_path / kind / "b" / "00002.png", file)

@@ -342,11 +342,11 @@ def play(row: DictConfig, overrides: tuple[str, ...], asked: Asked) -> Board:
     of_row = board(found)
     entries = sorted(of_row.entries, key=lambda entry: entry.weights["name"])
     if len({entry.weights["digest"] for entry in entries}) < len(entries):
-        raise BadInput(f"{found[0].path.parent}: holds several versions of one training; keep one")
+        raise BadInput(f"{found[0].path}: holds several versions of one training; keep one")
     if len(entries) == 1:
         return replace(of_row, entries=[replace(entries[0], label=papers.labelled(row.row, entries[0]))])
     if len({canonical(entry.played.samples) for entry in entries if entry.played}) > 1:
-        raise BadInput(f"{found[0].path.parent}: its trainings have other samples; keep those that are missing")
+        raise BadInput(f"{found[0].path}: its trainings have other samples; keep those that are missing")
     each = [replace(entry, label=f"{row.row}, training {i}") for i, entry in enumerate(entries, 1)]
     label = papers.labelled(row.row, entries[0])
     return replace(of_row, entries=[mean(label, each, of_row.protocol), *each])
