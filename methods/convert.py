@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from harness.api import BadInput
-from methods.blocks.weights import official_folder
+from methods.blocks.weights import official_file, official_folder
 
 
 def convert(method: DictConfig) -> Path:
@@ -20,9 +20,10 @@ def convert(method: DictConfig) -> Path:
     """
     if not method.get("official"):
         raise BadInput(f"method={method.name} has no authors' weights to convert")
-    arguments = OmegaConf.masked_copy(method, [str(key) for key in method if key not in ("name", "official")])
+    files = [official_file(name, method.published[name]["from"]) for name in method.official.values()]
+    arguments = OmegaConf.masked_copy(method, [str(key) for key in method if key not in ("name", "published")])
     player = instantiate(arguments, weights="official", _convert_="all")
-    digests = {name: hashlib.sha256((official_folder() / name).read_bytes()).hexdigest() for name in method.official}
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     about = {
         "method": method.name,
         "size": "paper",

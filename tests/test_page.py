@@ -19,6 +19,7 @@ from harness.report.leaderboard import Board, boards, reference, table
 from harness.run import records
 from harness.run.records import Key, Record
 from tests.test_main_job import SMALL, guests, run
+from tests.test_report import play, spoil
 
 HOSTILE = """<b>&"'</script>"""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -46,8 +47,8 @@ class Scripts(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Path]:
-    """A board (with a bad name for a method and a clip, a failure, a reported entry) and its folder of records."""
+def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """A board (with a bad name for a method and a clip, a failure, a reported entry)."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         run(folder, *SMALL, "clock=wall", guests(folder, patch, "nothing", "raise"), "method=grabcut,nothing,raise")
@@ -59,7 +60,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Path]:
     reported = reference("reported", summary, board)
     assert reported is not None
     board.entries.append(reported)
-    return board, runs
+    return board
 
 
 def renamed(record: Record) -> Record:
@@ -102,10 +103,9 @@ def open_page(browser: Browser, path: Path, width: int) -> tuple[Page, list[str]
     return shown, wrong
 
 
-def test_names_are_text_and_never_markup(played: tuple[Board, Path], tmp_path: Path) -> None:
+def test_names_are_text_and_never_markup(board: Board, tmp_path: Path) -> None:
     """A clip or method named like a tag would break the page, or run in its reader's browser."""
-    board, runs = played
-    seen, data = parsed(page.write_page(board, table(board), runs, tmp_path))
+    seen, data = parsed(page.write_page(board, table(board), tmp_path))
     assert len(seen.scripts) == 3
     assert seen.tags.count("b") == 4  # green, red, and the failure's method and sample
     assert seen.text.count(HOSTILE) >= 2
@@ -114,9 +114,8 @@ def test_names_are_text_and_never_markup(played: tuple[Board, Path], tmp_path: P
     assert "ValueError: no second clip for me" in seen.text
 
 
-def test_strip_shows_what_was_recorded(played: tuple[Board, Path], tmp_path: Path) -> None:
+def test_strip_shows_what_was_recorded(board: Board, tmp_path: Path) -> None:
     """A strip with another round's masks, or strokes out of place, would blame a method for what it did not do."""
-    board, _ = played
     (entry,) = (entry for entry in board.entries if entry.name == "grabcut")
     record = records.read(entry.records[0].path, content=True)
     height, width = record.clip["size"]
@@ -146,22 +145,20 @@ def away(points: np.ndarray, corners: np.ndarray) -> float:
 
 
 def test_large_boards_show_some_samples_and_say_so(
-    played: tuple[Board, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All strips of a whole dataset would make a page that no browser opens."""
-    board, runs = played
     monkeypatch.setattr(page, "STRIPS", 3)
-    seen, data = parsed(page.write_page(board, table(board), runs, tmp_path))
+    seen, data = parsed(page.write_page(board, table(board), tmp_path))
     assert {sample for strip in data["strips"] for sample in strip["samples"]} <= {
         page.shown_samples(board, "j_and_f")[0]
     }
     assert re.search(r"1 of 2\s+samples have strips", seen.text)
 
 
-def test_page_in_a_browser(played: tuple[Board, Path], browser: Browser, tmp_path: Path) -> None:
+def test_page_in_a_browser(board: Board, browser: Browser, tmp_path: Path) -> None:
     """Sorting, slider, heat map, hover and legend are what the page is for; it must work offline, without errors."""
-    board, runs = played
-    shown, wrong = open_page(browser, page.write_page(board, table(board), runs, tmp_path), 1280)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), tmp_path), 1280)
     shown.get_by_role("button", name="J&F 3", exact=True).click()
     header = shown.get_by_role("columnheader", name="J&F 3", exact=True)
     column = [cell.inner_text() for cell in header.locator("xpath=ancestor::thead").locator("th").all()].index("J&F 3")
@@ -205,10 +202,9 @@ def test_page_in_a_browser(played: tuple[Board, Path], browser: Browser, tmp_pat
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_its_window(played: tuple[Board, Path], browser: Browser, tmp_path: Path, width: int) -> None:
+def test_page_fits_its_window(board: Board, browser: Browser, tmp_path: Path, width: int) -> None:
     """On a phone, too, nothing may stick out of the page or lie over its neighbour."""
-    board, runs = played
-    shown, wrong = open_page(browser, page.write_page(board, table(board), runs, tmp_path), width)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), tmp_path), width)
     shown.screenshot(path=tmp_path / f"page-{width}.png", full_page=True)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     places = "section, h2, #legend, .plots > div, .controls, #heat-map, #heat-map + p, #strip figure, details, dt, dd"
@@ -220,10 +216,32 @@ def test_page_fits_its_window(played: tuple[Board, Path], browser: Browser, tmp_
     assert wrong == []
 
 
-def test_page_without_thumbnails_says_so(played: tuple[Board, Path], browser: Browser, tmp_path: Path) -> None:
+def test_an_entry_without_a_finished_round_has_no_pictures_of_another(browser: Browser, tmp_path: Path) -> None:
+    """The former entry's pictures and score stayed there, under its name."""
+    results = tmp_path / "results"
+    paths = [play(results, "drawn"), play(results, "late", rounds=0), play(results, "spoilt")]
+    spoil(paths[2], lambda rows: rows.assign(mask=b"no picture"))
+    (board,) = boards(records.read(path) for path in paths)
+    shown, wrong = open_page(browser, page.write_page(board, table(board), tmp_path), 1280)
+    assert shown.locator("#strip figure").count() > 0
+    for label, told in (("late", "No round was finished"), ("spoilt", "damaged or gone")):
+        shown.locator("#film-entry").select_option(label=label)
+        assert told in shown.locator("#film-told").inner_text()
+        assert shown.locator("#strip figure").count() == 0
+        shown.locator("#film-entry").select_option(label="drawn")
+        assert shown.locator("#strip figure").count() > 0
+    assert wrong == []
+
+
+def test_page_without_thumbnails_says_so(board: Board, browser: Browser, tmp_path: Path) -> None:
     """Whoever deletes the thumbnails keeps the rest of the page."""
-    board, _ = played
-    shown, wrong = open_page(browser, page.write_page(board, table(board), tmp_path, tmp_path), 1280)
+    frames = board.entries[0].records[0].path.parents[1] / "frames"
+    away = frames.rename(tmp_path / "away")
+    try:
+        written = page.write_page(board, table(board), tmp_path)
+    finally:
+        away.rename(frames)
+    shown, wrong = open_page(browser, written, 1280)
     assert "thumbnails were deleted" in shown.locator("#film-told").inner_text()
     assert shown.locator("#by-time .trace").count() > 0
     assert wrong == []

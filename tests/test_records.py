@@ -22,7 +22,6 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import Round, on_frame
 from harness.run import records
-from harness.run.provenance import source_digest
 from harness.run.records import Key, Record
 from tests.parity.goldens import FULL
 
@@ -66,13 +65,6 @@ def test_intervals_are_of_the_scores_that_the_table_has(tmp_path: Path, rounds: 
     told = intervals(board).set_index("score")["value"]
     assert told["AUC"] == pytest.approx(table(board)["AUC"].iloc[0], abs=1e-12)
     assert differences(board).empty
-
-
-def test_clips_of_one_name_and_two_contents_are_not_averaged(tmp_path: Path) -> None:
-    """Two folders with a clip of the same name are two datasets."""
-    found = [records.read(write(tmp_path)), records.read(write(tmp_path, manifest="other"))]
-    with pytest.raises(BadInput, match="another clip clip was played, too"):
-        boards(found)
 
 
 def test_record_gives_back_what_was_played(tmp_path: Path) -> None:
@@ -122,10 +114,10 @@ def test_a_disk_without_hard_links_keeps_the_first_record_too(
     [
         lambda folder, path: write(folder, index=2),
         lambda folder, path: write(folder, index=2, status="raised"),
-        lambda folder, path: records.copy_scores(path, folder / "kept"),
+        lambda folder, path: records.keep([path], folder / "kept.parquet"),
         lambda folder, path: records.write_thumbnails(folder, "x", NOISE),
     ],
-    ids=["record", "failure", "copy", "thumbnails"],
+    ids=["record", "failure", "kept", "thumbnails"],
 )
 def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep: Callable[[Path, Path], Path]) -> None:
     """Half a record would stop every report after it."""
@@ -141,17 +133,6 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_damaged_thumbnails_are_told_and_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A report without its pictures is better than none."""
-    records.write_thumbnails(tmp_path, "x", np.zeros((*SHAPE, 3), np.uint8))
-    path = tmp_path / "frames" / "x.parquet"
-    whole = path.read_bytes()
-    for damaged in (whole[:-100], b"", whole.replace(b"JFIF", b"\0\0\0\0").replace(b"\xff\xd8", b"\0\0")):
-        path.write_bytes(damaged)
-        assert records.read_thumbnails(tmp_path, "x") is None
-        assert f"{path}: damaged" in caplog.messages[-1]
-
-
 def test_other_protocols_never_share_a_board(tmp_path: Path) -> None:
     found = [records.read(write(tmp_path, **change)) for change in ({}, {"metric": "J"}, {"max_time": 10})]
     assert [len(board.samples) for board in boards(found)] == [1, 1, 1]
@@ -164,7 +145,7 @@ def test_files_are_made_again_only_if_what_they_show_has_changed(tmp_path: Path)
     paths = [write(tmp_path / "runs", index=i) for i in (1, 2)]
 
     def made(count: int = 2, until: float | None = None) -> dict[str, int]:
-        render([records.read(path) for path in paths[:count]], tmp_path, tmp_path / "reports", until=until)
+        render([records.read(path) for path in paths[:count]], tmp_path / "reports", until=until)
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "reports" / "d-p-wall").iterdir()}
 
     first = made()
@@ -256,21 +237,3 @@ def test_masks_leave_as_davis_pngs(tmp_path: Path) -> None:
     assert png.mode == "P"
     assert png.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # type: ignore[index]
     np.testing.assert_array_equal(np.asarray(png), records.masks_of(records.read(record.path, content=True), 2)[3])
-
-
-def test_source_digest_follows_what_a_method_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "guest_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "method.py").write_text("from guest_package import shared\nfrom .near import x\nimport os\n")
-    for name in ("shared", "near", "unrelated"):
-        (package / f"{name}.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = []
-    for name in ("method", "unrelated", "shared", "near"):
-        with (package / f"{name}.py").open("a") as file:
-            file.write("# changed\n")
-        source_digest.cache_clear()
-        digests.append(source_digest("guest_package.method.Method"))
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3

@@ -159,7 +159,7 @@ def test_smoke_recipe_of_stm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "stm_video"])
 def test_every_part_of_a_network_learns_in_some_stage_and_no_other_part_in_it(method: str) -> None:
     smoke = config(f"method={method}")
-    arguments = {key: value for key, value in smoke.method.items() if key not in ("name", "official")}
+    arguments = {key: value for key, value in smoke.method.items() if key not in ("name", "published")}
     network = instantiate(arguments, _convert_="all").network.train()
     learnt = set()
     for description in smoke.recipe[method]:

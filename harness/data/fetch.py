@@ -4,6 +4,7 @@ import logging
 import lzma
 import reprlib
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 TOP_FOLDER = "DAVIS"  # what the archives hold everything in; our root takes its place
 CHUNK = 2**20
+OFTEN = 10.0  # seconds between two lines of a download, or of the unpacking, where there is no terminal
 # What zipfile makes of a damaged archive; RuntimeError: a member is encrypted or packed in a way it does not know.
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
 MAX_RATIO = 100  # of unpacked to packed; text packs to a tenth, pictures hardly
@@ -30,7 +32,8 @@ class Bar:
     """One line of a rich progress display, as pooch wants its progress bars."""
 
     def __init__(self, display: Progress, name: str) -> None:
-        self.display = display
+        self.display, self.name = display, name
+        self.fetched, self.next_line = 0, time.monotonic() + OFTEN
         self.task = display.add_task(name, total=None)
 
     @property
@@ -43,8 +46,13 @@ class Bar:
         self.display.update(self.task, total=total)
 
     def update(self, count: int) -> None:
-        """`count` bytes more."""
+        """`count` bytes more; a line now and then where there is no terminal."""
         self.display.advance(self.task, count)
+        self.fetched += count
+        if self.display.disable and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + OFTEN
+            total = f" of {self.total / 1e6:.0f}" if self.total else ""
+            log.info("%s: %.0f%s MB fetched", self.name, self.fetched / 1e6, total)
 
     def reset(self) -> None:
         """Back to none."""
@@ -80,8 +88,8 @@ def download(url: str, sha256: str | None, folder: Path) -> Path:
         downloader = pooch.HTTPDownloader(progressbar=Bar(display, path.name), chunk_size=CHUNK)
         try:
             pooch.retrieve(url, sha256 and f"sha256:{sha256}", fname=path.name, path=folder, downloader=downloader)
-        except OSError as error:  # those of requests are OSErrors too
-            reason = " ".join(str(error).split())
+        except OSError as error:  # those of requests are OSErrors too, with what urllib3 says in them
+            reason = " ".join(str(getattr(next(iter(error.args), None), "reason", error)).split())
             raise BadInput(f"{url}: cannot be fetched ({reason}); put it at {path} and run this again") from error
         except ValueError as error:
             raise BadInput(f"{url}: its sha256 is not {sha256}; try again, or correct dataset.archives") from error
@@ -96,7 +104,7 @@ def unpack(archive: Path, root: Path) -> int:
     Links in it become plain files. Raises BadInput, before anything is written, if a member would land outside `root`
     or all of them would take MAX_RATIO times the archive; and if a member is damaged.
     """
-    count = 0
+    count, next_line = 0, time.monotonic() + OFTEN
     try:
         with zipfile.ZipFile(archive) as source:
             members = [(member, destination(member, archive, root)) for member in source.infolist()]
@@ -112,6 +120,9 @@ def unpack(archive: Path, root: Path) -> int:
                     shutil.copyfileobj(packed, unpacked, CHUNK)
                 partial.replace(path)
                 count += 1
+                if time.monotonic() >= next_line:
+                    next_line = time.monotonic() + OFTEN
+                    log.info("%s: %d files unpacked, of %d", archive.name, count, len(members))
     except DAMAGE as error:
         raise BadInput(f"{archive}: damaged ({one_line(error)}); delete it and run this again") from error
     except OSError as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from harness.api import BadInput, Scribbles
-from harness.rules.robot import correct
 
 LONGEST_NAME = 100  # bytes: names of records have a digest and more behind it
 
@@ -22,11 +21,13 @@ class Sequence:
     size: (H, W).
     num_objects: N, objects are labelled 1..N.
     manifest: digest of the content: frames, annotations and scribbles.
+    made_by: what makes it anew, of a clip that is made: the generator's version and arguments; else empty.
     scribbles: first-round scribbles by index (1, 2, 3); empty where nobody drew any.
     scribbles_expected: how many the dataset's authors published ("n of 3").
     drawn_by: who drew them, "human" or "robot".
     read_frames: gives uint8 T×H×W×3, RGB.
     read_annotations: gives uint8 T×H×W labels, 0 background, 255 void.
+    made_by: version and arguments of what generated the clip, "generator 1: split=val, ..."; empty for one in files.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Sequence:
     read_annotations: Callable[[], np.ndarray] = field(repr=False, compare=False)
     scribbles_expected: int = 1
     drawn_by: str = "human"
+    made_by: str = ""
 
 
 def choose(known: Collection[str], wanted: Iterable[str] | str | None, where: Path) -> list[str]:
@@ -91,6 +93,8 @@ def robot_scribbles(name: str, num_frames: int, frame: int, truth: np.ndarray, n
 
     truth: uint8 H×W labels of `frame`. The background gets no stroke, as people give it none in the first round.
     """
+    from harness.rules.robot import correct  # compiles on import, which whoever only reads clips need not wait for
+
     strokes = (stroke for stroke in correct(np.zeros_like(truth), truth, num_objects) if stroke.object_id > 0)
     frames = [()] * num_frames
     return Scribbles(name, (*frames[:frame], tuple(strokes), *frames[frame + 1 :]))

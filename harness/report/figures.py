@@ -1,5 +1,6 @@
 """The pictures of a board: curves, and film strips of what the methods drew."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ STYLE: Any = {
     "grid.alpha": 0.3,
     "savefig.dpi": 150,
     "svg.hashsalt": "ivosbench",
+    "text.parse_math": False,  # a name may have a $ in it
 }
 
 
@@ -37,22 +39,26 @@ def curves(board: Board, folder: Path) -> list[Path]:
     entries = [entry for entry in board.entries if entry.summary]
     with mpl.rc_context(STYLE):
         figure, (by_time, by_round) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-        last = max((curve(entry, board)[0][-2] for entry in entries if not entry.shared), default=0) or 1
+        timed = [entry for entry in entries if not entry.untimed]
+        last = max((curve(entry, board)[0][-2] for entry in timed), default=0) or 1
         for entry, (colour, line) in zip(entries, styles(entries), strict=True):
             time, score = curve(entry, board)
-            if not entry.shared:
+            if not entry.untimed:
                 by_time.plot(time[:-1], score[:-1], line, color=colour, marker="o", markersize=3)
                 by_time.plot([time[-2], 1.05 * last], [score[-2]] * 2, ":", color=colour, linewidth=1)
             by_round.plot(range(1, len(score) - 1), score[1:-1], line, color=colour, marker="o", markersize=3)
-            told = "times shared" if entry.shared else f"AUC {(entry.summary or {})['auc']:.3f}"
-            by_round.lines[-1].set_label(f"{entry.label}{untrained(entry)}: {told}")
+            told = f"no times ({entry.untimed})" if entry.untimed else f"AUC {(entry.summary or {})['auc']:.3f}"
+            by_round.lines[-1].set_label(f"{short(entry)}: {told}")
+        if entries and not timed:
+            told = "no times to compare: " + ", ".join(sorted({entry.untimed for entry in entries}))
+            by_time.text(0.5, 0.5, told, transform=by_time.transAxes, ha="center", va="center")
         by_time.set(xlabel=f"time per sample [s], {board.clock} clock", xlim=(0, 1.05 * last))
         by_time.set(ylabel=board.metric, ylim=(0, 1))
         by_round.set(xlabel="round")
         by_round.xaxis.get_major_locator().set_params(integer=True)
         if entries:
             by_round.legend(loc="best", fontsize=8, frameon=False)
-        figure.suptitle(board.title, fontsize=10)
+        figure.suptitle(textwrap.fill(board.title, 110), fontsize=10)
         return save(figure, folder / "curves")
 
 
@@ -62,9 +68,7 @@ def percentiles(board: Board, folder: Path) -> list[Path]:
         figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
         for entry, (colour, line) in zip(board.entries, styles(board.entries), strict=True):
             scores = np.sort(by_object_and_frame(entry))
-            axis.plot(
-                np.linspace(0, 100, len(scores)), scores, line, color=colour, label=entry.label + untrained(entry)
-            )
+            axis.plot(np.linspace(0, 100, len(scores)), scores, line, color=colour, label=short(entry))
         axis.set(xlabel="percentile of objects × frames", ylabel="J", xlim=(0, 100), ylim=(0, 1))
         axis.legend(fontsize=8, frameon=False)
         figure.suptitle(board.title, fontsize=10)
@@ -85,7 +89,7 @@ def drop(board: Board, folder: Path) -> list[Path]:
             )
             lost = scores.sub(scores.iloc[:, 0], axis=0)
             low, high = lost.quantile(0.25), lost.quantile(0.75)
-            axis.plot(lost.columns, lost.mean(), line, color=colour, label=entry.label + untrained(entry))
+            axis.plot(lost.columns, lost.mean(), line, color=colour, label=short(entry))
             axis.fill_between(lost.columns, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set(xlabel="frame", ylabel=f"J − J in frame {scores.columns[0]}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -94,18 +98,20 @@ def drop(board: Board, folder: Path) -> list[Path]:
         return save(figure, folder / "drop")
 
 
-def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path | None:
+def film_strip(entry: Entry, folder: Path, columns: int = 6) -> Path | None:
     """What one entry drew on its sample of median final score: a row per round, a column per frame.
 
-    Strokes of the round are green on objects and red on background. None if the clip's thumbnails were deleted.
+    Strokes of the round are green on objects and red on background. None if the clip's thumbnails are gone or damaged.
+    Raises BadInput if masks or strokes are.
     """
     record = records.read(median_sample(entry), content=True)
-    frames = records.read_thumbnails(runs, record.key.sample["manifest"])
+    frames = records.read_thumbnails(record)
     if frames is None:
         return None
     rounds = sorted(record.rows["interaction"].unique())
     shown = [i for i in rounds if i in (1, 2, 4, rounds[-1])]
     marked = {i: records.scribbles_of(record, i) for i in shown}
+    drawn = {i: records.masks_of(record, i) for i in shown}
     times = sorted({*np.linspace(0, len(frames) - 1, columns).round().astype(int), *(f for f, _ in marked.values())})
     score = record.rows.groupby(["interaction", "frame"])["j_and_f"].mean()
     height, width = frames.shape[1:3]
@@ -118,7 +124,7 @@ def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path
         # One axis for all pictures: to lay out one for each takes longer than everything else.
         axis = figure.add_axes((0.2 / size[0], 0, 1 - 0.2 / size[0], 1 - 0.2 / size[1]))
         for row, i in enumerate(shown):
-            masks = records.masks_of(record, i)
+            masks = drawn[i]
             y = row * (height + above) + above
             axis.text(-beside, y + height / 2, f"round {i}", rotation=90, ha="right", va="center", fontsize=7)
             for column, t in enumerate(times):
@@ -130,7 +136,7 @@ def film_strip(entry: Entry, runs: Path, folder: Path, columns: int = 6) -> Path
                     mark(axis, draw(strokes, (height, width)), x, y)
         axis.imshow(whole)
         axis.set_axis_off()
-        title = f"{entry.label}{untrained(entry)} on {record.key.sample['sequence']}"
+        title = f"{short(entry)} on {record.key.sample['sequence']}"
         figure.text(0.5, 1 - 0.05 / size[1], title, ha="center", va="top", fontsize=8)
         return save(figure, folder / f"strip-{entry.slug}", formats=("jpg",))[0]
 
@@ -168,6 +174,11 @@ def styles(entries: list[Entry]) -> list[tuple[str, str]]:
     guests = [name for name in dict.fromkeys(names) if name not in COLOURS]
     colours = COLOURS | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(guests)}
     return [(colours[name], LINES[names[:i].count(name) % len(LINES)]) for i, name in enumerate(names)]
+
+
+def short(entry: Entry) -> str:
+    """The label as far as a legend has room for it, and the warning beside random weights."""
+    return textwrap.shorten(entry.label, 60, placeholder=" …") + untrained(entry)
 
 
 def untrained(entry: Entry) -> str:

@@ -15,29 +15,29 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from harness.api import Stroke
+from harness.api import BadInput, Stroke
 from harness.report.figures import OBJECTS, styles, untrained
-from harness.report.leaderboard import READING, Board, Entry, curve, notes
+from harness.report.leaderboard import READING, Board, Entry, curve, notes, remarks, words
 from harness.rules.summary import COLUMN
 from harness.run import records
 from harness.run.records import Record
 
 STRIPS = 60  # film strips on a page; more make it too heavy to open
 PICTURES = 8  # frames of a strip, beside those that were annotated
+GONE = "This clip's thumbnails were deleted or are damaged: play one of its samples again to have its film strips."
 DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}  # matplotlib's lines as Plotly calls them
 
 
-def write_page(board: Board, scores: pd.DataFrame, runs: Path, folder: Path) -> Path:
+def write_page(board: Board, scores: pd.DataFrame, folder: Path) -> Path:
     """Write `folder`/index.html, which needs neither network nor other files.
 
     scores: the board's table.
-    runs: the folder of the records, where the clips' thumbnails lie.
     """
     column = COLUMN[board.protocol.metric]
     shown = shown_samples(board, column)
     gc.disable()  # a strip's strokes are parsed from millions of small lists, none in a cycle, which it would walk
     try:
-        clips, strips = films(board, runs, shown, column)
+        clips, strips = films(board, shown, column)
     finally:
         gc.enable()
     data = {
@@ -52,11 +52,12 @@ def write_page(board: Board, scores: pd.DataFrame, runs: Path, folder: Path) -> 
     html = template.render(
         board=board,
         columns=list(scores.columns),
-        rows=[{column: cell(value) for column, value in row.items()} for row in scores.to_dict("records")],
+        rows=cells(board, scores),
+        remarks=remarks(board),
         untrained=[entry.label for entry in board.entries if untrained(entry)],
         failures=[(e.label, name_of(r), r.status, r.error) for e in board.entries for r in e.failures],
         shown=shown,
-        notes=[note.partition(": ") for note in (*READING, *notes(board))],
+        notes=[note.partition(": ") for note in (*READING, *remarks(board), *notes(board))],
         data=data,
         plotly=Markup(get_plotlyjs()),
     )
@@ -78,11 +79,10 @@ def environment() -> Environment:
     return made
 
 
-def cell(value: Any) -> str:
-    """A table's value as text: numbers with three decimals, nothing where there is none."""
-    if pd.isna(value):
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def cells(board: Board, scores: pd.DataFrame) -> list[list[tuple[str, str, bool]]]:
+    """A table row by row: (column, text, whether that stands for a number that there is not)."""
+    pairs = zip(words(board, scores).to_numpy(), (scores.isna() | (scores == "")).to_numpy(), strict=True)
+    return [list(zip(scores.columns, texts, absent, strict=True)) for texts, absent in pairs]
 
 
 def name_of(record: Record) -> str:
@@ -97,8 +97,8 @@ def lines(board: Board) -> list[dict[str, Any]]:
     for entry, (colour, dash) in zip(entries, styles(entries), strict=True):
         time, score = curve(entry, board)
         look = {"colour": colour, "dash": DASHES[dash]}
-        mark = " (times shared)" if entry.shared else ""  # beside another job on the device they say nothing
-        seconds = [None] * (len(time) - 1) if entry.shared else time[:-1]
+        mark = f" (no times: {entry.untimed})" if entry.untimed else ""
+        seconds = [None] * (len(time) - 1) if entry.untimed else time[:-1]
         drawn.append({"label": entry.label + untrained(entry) + mark, **look, "time": seconds, "score": score[:-1]})
     return drawn
 
@@ -131,12 +131,10 @@ def shown_samples(board: Board, column: str) -> list[str]:
     return sorted(names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int))
 
 
-def films(
-    board: Board, runs: Path, shown: list[str], column: str
-) -> tuple[dict[str, dict[str, Any] | None], list[dict[str, Any]]]:
+def films(board: Board, shown: list[str], column: str) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """The pictures of the samples `shown`: (clips by manifest, entries with a strip per sample).
 
-    A clip is {size, frames}, its frames embedded once for all entries; None if its thumbnails were deleted.
+    A clip is {size, frames}, its frames embedded once for all entries; a strip without pictures tells why: {told}.
     """
     entries = [entry for entry in board.entries if entry.records]
     strips: list[dict[str, Any]] = [{"label": e.label + untrained(e), "samples": {}} for e in entries]
@@ -146,19 +144,25 @@ def films(
             if name_of(record) in shown:
                 strips[index]["samples"][name_of(record)] = {"clip": record.key.sample["manifest"]}
                 playings[record.key.sample["manifest"]].append((index, record))
-    clips: dict[str, dict[str, Any] | None] = {}
+    clips: dict[str, dict[str, Any]] = {}
     for manifest, played in playings.items():
-        frames = records.read_thumbnails(runs, manifest)
-        if frames is None:
-            clips[manifest] = None
-            continue
-        size = (frames.shape[2], frames.shape[1])
+        frames = records.read_thumbnails(played[0][1])
+        size = (0, 0) if frames is None else (frames.shape[2], frames.shape[1])
         times: set[int] = set()
         for index, record in played:
-            strip = film(records.read(record.path, content=True), size, column)
-            strips[index]["samples"][name_of(record)] |= strip
-            times.update(strip["times"])
-        clips[manifest] = {"size": size, "frames": {t: photograph(frames[t]) for t in sorted(times)}}
+            strip = strips[index]["samples"][name_of(record)]
+            if frames is None:
+                strip["told"] = GONE
+            elif record.rows.empty:
+                strip["told"] = "No round was finished in time."
+            else:
+                try:
+                    strip |= film(records.read(record.path, content=True), size, column)
+                    times.update(strip["times"])
+                except BadInput as error:
+                    strip["told"] = str(error)
+        if frames is not None:
+            clips[manifest] = {"size": size, "frames": {t: photograph(frames[t]) for t in sorted(times)}}
     return clips, [strip for strip in strips if strip["samples"]]
 
 
@@ -166,7 +170,8 @@ def film(record: Record, size: tuple[int, int], column: str) -> dict[str, Any]:
     """One sample's rounds, from a record read with its content; pictures have `size` (width, height).
 
     Returns {times, masks, rounds}: the frames shown, the masks that occur, and per round the annotated frame, its
-    score, and per frame shown its score, the index of its mask and its new strokes.
+    score, and per frame shown its score, the index of its mask and its new strokes. Raises BadInput if masks or
+    strokes are damaged.
     """
     rows = record.rows
     rounds = [int(i) for i in sorted(rows["interaction"].unique())]
@@ -179,6 +184,8 @@ def film(record: Record, size: tuple[int, int], column: str) -> dict[str, Any]:
     pngs = rows.dropna(subset="mask").set_index(["interaction", "frame"])["mask"].to_dict()
     masks: dict[bytes, int] = {}
     told = []
+    if any((i, t) not in pngs for i in rounds for t in times):
+        raise BadInput(f"{record.path}: masks are {records.DAMAGED}")
     for i in rounds:
         frame, scribbles = marked[i]
         told.append(
@@ -190,7 +197,10 @@ def film(record: Record, size: tuple[int, int], column: str) -> dict[str, Any]:
                 "strokes": [[line(stroke, size) for stroke in scribbles.frames[t]] for t in times],
             }
         )
-    return {"times": times, "masks": [tint(png, size) for png in masks], "rounds": told}
+    try:
+        return {"times": times, "masks": [tint(png, size) for png in masks], "rounds": told}
+    except ValueError as error:
+        raise BadInput(f"{record.path}: masks are {records.DAMAGED}") from error
 
 
 def line(stroke: Stroke, size: tuple[int, int]) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def line(stroke: Stroke, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def tint(png: bytes, size: tuple[int, int]) -> str:
-    """A label map's PNG as one of `size` in the objects' colours, its background transparent."""
+    """A label map's PNG as one of `size` in the objects' colours, its background transparent; ValueError for none."""
     mask = cv2.resize(records.decode(png), size, interpolation=cv2.INTER_NEAREST)
     image = Image.fromarray(np.where(mask, (mask - 1) % 5 + 1, 0).astype(np.uint8), mode="P")
     image.putpalette(OBJECTS.ravel().tolist())

@@ -4,13 +4,11 @@ import logging
 import math
 import os
 import signal
-import threading
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,24 +22,29 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
-from harness.run.build import build, without
+from harness.run.build import build
 from harness.run.contention import Stay, stay
-from harness.run.end import job_done
-from harness.run.progress import bar
-from harness.run.provenance import device_used, machine, source_digest, weights_of
+from harness.run.guest import Interrupted, hosted, job_done, said, told
+from harness.run.identity import SELECTION, entry_of, player_of
+from harness.run.progress import bar, showing, tell
+from harness.run.provenance import device_used, machine
+from harness.run.source import is_changed
 from harness.run.workers import Died, in_children
 
 log = logging.getLogger(__name__)
 
-SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
 SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in whose name they note
 ENDLESS = 10_000  # rounds of a sample
 LONGEST = 2**16  # characters of an error that are kept, from its end
-READ_ONLY = "; what a method is given is read-only: it may change a copy"
-# numpy's, torch's and OpenCV's errors have no class in common; the last is what torch says without a GPU
-WANT_OF_MEMORY = ("MemoryError", "can't allocate memory")
+# numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
+WANT_OF_MEMORY = ("MemoryError", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+# What a method whose config has the key can do about a full GPU: (key, what it may be now, what to say instead, why)
+REMEDIES = (
+    ("cache", ("device",), "cpu", "keeps frames in main memory"),
+    ("precision", ("float32", "tf32"), "bfloat16", "takes half of the rest"),
+)
 
 
 class Sample(NamedTuple):
@@ -149,10 +152,11 @@ def play_missing(
             raise BadInput(f"{name}={limit}: wanted a number of {unit} above 0, or null")
         if limit is not None and not isolate:
             raise BadInput(f"{name}={limit}: only a process of its own can be held to it; add isolate=true")
-    rules: Protocol = build(protocol, name=protocol.name)
-    watch: Clock = build(clock, method=method.name)
+    share = parse_shard(shard)
+    rules: Protocol = build(protocol, "protocol.", name=protocol.name)
+    watch: Clock = build(clock, "clock.", method=method.name)
     sequences = sequences_of(OmegaConf.to_yaml(dataset, resolve=True))
-    chosen = [(sequence, index) for sequence in sequences for index in sorted(sequence.scribbles) or [1]]
+    chosen = [(sequence, index) for sequence in sequences for index in starts(sequence, rules)]
     for sequence, index in chosen:
         first_frame(scribbles_of(sequence, index), rules)
     for sequence in sequences:
@@ -166,10 +170,7 @@ def play_missing(
         if rules.scored != "all" and sequence.num_frames < 3:
             raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
     entry = entry_of(method, dataset, protocol, clock)
-    samples = [
-        Sample(s, records.Key({"sequence": s.name, "scribble_idx": index, "manifest": s.manifest}, entry))
-        for s, index in chosen[parse_shard(shard)]
-    ]
+    samples = [Sample(each, records.Key(sample_of(each, index), entry)) for each, index in chosen[share]]
 
     missing = []
     for sample in samples:
@@ -180,6 +181,8 @@ def play_missing(
             yield path
     detached = DictConfig(OmegaConf.to_container(method, resolve=True))  # a child has no resolvers
     provenance = {"changes": changes(given), "samples": len(chosen)}
+    if dataset.get("sequences") is None:  # what belongs together, for reports: folders of one name are told apart by it
+        provenance["clips"] = {sequence.name: sequence.manifest for sequence in sequences}
     play = partial(play_samples, detached, rules, watch, runs, provenance, recompute)
     played = in_children(play, missing, timeout or math.inf, memory) if isolate else play(missing)
     for sample in bar(missing, method.name):
@@ -187,6 +190,12 @@ def play_missing(
         yield record(sample, runs, provenance, [], status_of(end), str(end)) if isinstance(end, Died) else end
     recorded = len(samples) - len(missing)
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, len(missing), recorded)
+
+
+def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
+    """The indices of the scribbles that a sequence is played from: one if the protocol shows none of them."""
+    indices = sorted(sequence.scribbles) or [1]
+    return indices[:1] if protocol.interaction == "masks" and protocol.first_frame is not None else indices
 
 
 def play_samples(
@@ -207,6 +216,7 @@ def play_samples(
         clip = Clip(sequence.name, frames, sequence.num_objects)
         records.write_thumbnails(runs, sequence.manifest, frames)
         rows, status, error, shared = play_sample(player, clip, sample, protocol, clock)
+        verify(method, sample)
         if status != "complete":
             player.cache_clear()  # who failed starts afresh
         yield record(sample, runs, provenance | {"shared": shared}, rows, status, error, replace)
@@ -226,19 +236,21 @@ def play_sample(
     scribbles = scribbles_of(sample.sequence, sample.key.sample["scribble_idx"])
     rows: list[dict[str, Any]] = []
     here = Stay()
-    process = os.getpid()
+    tell(f"{clip.name}, round 1 of {protocol.last_round}")
     try:
-        with chdir("."), interruptible():
+        with hosted() as guest:
             method = player()
             with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
                 for round in play(method, clip, truth, scribbles, protocol, clock):
-                    end_copy(process)
+                    guest.end_copy()
                     rows += records.rows_of(round, sample.key)
+                    following = min(round.interaction + 1, protocol.last_round)
+                    tell(f"{clip.name}, round {following} of {protocol.last_round}")
     except (BadInput, Interrupted):
         raise
     except BaseException as error:  # whatever a guest does, the house goes on; the record says what it did
-        end_copy(process)
-        return rows, status_of(error), told(error), here.shared
+        why = told(error) + remedy(error, sample.key.entry["method"])
+        return rows, status_of(error), why, here.shared
     return rows, "complete", "", here.shared
 
 
@@ -247,32 +259,21 @@ def scribbles_of(sequence: Sequence, index: int) -> Scribbles:
     return sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, which ends the run; a KeyboardInterrupt that a guest raises does not."""
+def verify(method: DictConfig, sample: Sample) -> None:
+    """Raise BadInput unless what played a sample is, by all that can be seen, what its key tells of.
 
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises Interrupted within the block, where it would raise KeyboardInterrupt."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise Interrupted
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def end_copy(process: int) -> None:
-    """End this process if it is not `process`: a guest that forks may answer twice, and one of the two goes on."""
-    if os.getpid() != process:
-        os._exit(0)
+    Asked when it has been played, as a method may read its files whenever it likes.
+    """
+    entry = sample.key.entry
+    now = player_of(method)
+    changed = [name for name, value in now.items() if value != entry[name]]
+    if not changed and is_changed(method._target_):
+        changed = ["source"]
+    if changed:
+        what = " and ".join({"method": "files", "weights": "weights", "source": "code"}[name] for name in changed)
+        raise BadInput(
+            f"{method.name}: its {what} changed under the run; {sample.sequence.name} is not kept, run again"
+        )
 
 
 def status_of(error: BaseException) -> str:
@@ -287,22 +288,12 @@ def status_of(error: BaseException) -> str:
     return "oom" if any(words in said(error) for words in WANT_OF_MEMORY) else "raised"
 
 
-def told(error: BaseException) -> str:
-    """The traceback of what a guest raised; why is on the last line."""
-    why = said(error)
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except BaseException:  # of an exception it came from
-        trace = why
-    return trace.rstrip() + (READ_ONLY if any(words in why for words in ("read-only", "readonly")) else "")
-
-
-def said(error: BaseException) -> str:
-    """Type and text of an exception, which may be a guest's own and have no text that can be made."""
-    try:
-        return "".join(traceback.format_exception_only(error))
-    except BaseException as fault:
-        return f"{type(error).__name__}, whose text cannot be made: {type(fault).__name__}"
+def remedy(error: BaseException, method: Mapping[str, Any]) -> str:
+    """A last line on what makes a method need less of a GPU that `error` says is full; "" for other errors."""
+    if status_of(error) != "oom" or not any(library in said(error) for library in ("CUDA", "CUBLAS", "CUDNN")):
+        return ""
+    known = [f"method.{key}={value} {why}" for key, now, value, why in REMEDIES if method.get(key) in now]
+    return f"\nthe GPU's memory is full; {', '.join(known) or 'choose another device or a shorter clip'}"
 
 
 def record(
@@ -323,6 +314,12 @@ def record(
     return records.write(runs, sample.key, rows, **told, status=status, error=error, replace=replace)
 
 
+def sample_of(sequence: Sequence, index: int) -> dict[str, Any]:
+    """What a record's key tells of a sample: which one it is, and its content."""
+    told = {"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}
+    return told | ({"made_by": sequence.made_by} if sequence.made_by else {})
+
+
 def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a record says beside its key and rows: the clip, and where data and scores come from."""
     return {
@@ -338,7 +335,9 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
 @lru_cache(maxsize=2)
 def sequences_of(dataset: str) -> list[Sequence]:
     """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
-    sequences: list[Sequence] = build(DictConfig(OmegaConf.create(dataset)), "dataset.")
+    config = DictConfig(OmegaConf.create(dataset))
+    with showing(f"listing dataset={config.name}"):
+        sequences: list[Sequence] = build(config, "dataset.")
     return sequences
 
 
@@ -356,21 +355,6 @@ def changes(given: Iterable[str]) -> list[str]:
         change.partition("=")[::2] for change in given if change.startswith(("dataset.", "protocol.", "clock."))
     )
     return sorted(f"{key}={value}" for key, value in last.items() if key.partition(".")[2] not in SELECTION)
-
-
-def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:
-    """What all samples of one leaderboard row share, as plain data."""
-    plain_clock: Any = OmegaConf.to_container(clock, resolve=True)
-    if "costs" in plain_clock:
-        plain_clock["costs"] = plain_clock["costs"].get(method.name)
-    return {
-        "method": OmegaConf.to_container(without(method, ("official",)), resolve=True),
-        "weights": weights_of(method),
-        "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
-        "protocol": OmegaConf.to_container(protocol, resolve=True),
-        "clock": plain_clock,
-        "source": source_digest(method._target_),
-    }
 
 
 def parse_shard(shard: str) -> slice:

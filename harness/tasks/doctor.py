@@ -11,6 +11,11 @@ from rich.table import Table
 
 from harness.run.provenance import machine, official_folder, versions
 
+PARTS = {  # what the folder of a dataset has to have in it
+    "harness.data.davis.load": ("JPEGImages", "Annotations", "ImageSets"),
+    "harness.data.folder.load": ("frames", "masks"),
+}
+
 
 def doctor(dataset: DictConfig) -> None:
     """Print the machine, the datasets and the weights, with a remedy for each that is missing.
@@ -29,12 +34,13 @@ def doctor(dataset: DictConfig) -> None:
     console.print(datasets)
 
     folder = official_folder()
-    weights = Table(
-        "method", "official weights", "here", f"how to get them: put them into {folder}/ (IVOSBENCH_WEIGHTS)"
-    )
+    where = f"who publishes them; put them into {folder}/ (IVOSBENCH_WEIGHTS)"
+    weights = Table("method", "official weights", "here", "what they are", where)
     for name, config in choices("method"):
-        for file, source in config.get("official", {"": "needs none"}).items():
-            weights.add_row(name, file, yes(not file or (folder / file).is_file()), source)
+        for file, about in config.get("published", {}).items():
+            weights.add_row(name, file, yes((folder / file).is_file()), about["is"], about["from"])
+        if not config.get("published"):
+            weights.add_row(name, "", yes(True), "needs none", "")
     console.print(weights)
 
 
@@ -65,7 +71,9 @@ def dataset_state(name: str, config: DictConfig) -> tuple[str, str]:
     remedy = f"or, if it lies elsewhere, dataset.root=<folder> (looked in {config.root}/)"
     if config.get("archives"):
         remedy = f"uv run run.py task=data dataset={name}; {remedy}"
-    return yes(Path(config.root).is_dir()), remedy
+    if missing := [part for part in PARTS.get(config._target_, ()) if not Path(config.root, part).is_dir()]:
+        return f"{yes(False)}, no {missing[0]}/ in it" if Path(config.root).is_dir() else yes(False), remedy
+    return yes(True), remedy
 
 
 def choices(group: str) -> Iterator[tuple[str, DictConfig]]:

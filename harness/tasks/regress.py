@@ -19,12 +19,13 @@ from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
 from harness.run import records
 from harness.run.evaluate import begin_sweep, noted
-from harness.run.provenance import digest
+from harness.run.identity import rules_from_format_0
 from harness.run.records import Record
+from harness.run.task_keys import boolean
 
 log = logging.getLogger(__name__)
 
-VERSIONS = ("python", "numpy", "opencv", "torch")  # of a record's provenance: what rounds a score, beside the hardware
+MACHINE = ("hardware", "python", "numpy", "opencv", "torch")  # of a record's provenance: what rounds a score
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,28 @@ class Guard(Callback):
     """Ends a sweep beside its baseline; it exits 1 unless every method and round that was asked for is as good."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse, before anything is played, what has no baseline."""
         begin_sweep()
+        try:
+            if boolean("update", config["update"]):  # .update is a method of every mapping
+                return
+            known = read(Path(config.baseline))["methods"]
+        except BadInput as error:
+            sys.exit(str(error))
+        said = [each.partition("=")[2] for each in config.hydra.overrides.task if each.startswith("method=")]
+        asked = (said or [config.hydra.sweeper.params.method])[-1].split(",")
+        if missing := [name for name in asked if name not in known]:
+            sys.exit(f"{config.baseline}: has no {', '.join(missing)}; leave out, or add with update=true")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         paths, troubles = noted(config)
         try:
+            if not paths and troubles:
+                sys.exit("\n".join(troubles))
             if not paths:
                 raise BadInput("task=regress: nothing was played; shard= and dataset= leave no sample")
             now = measure([records.read(path) for path in paths])
-            if config["update"]:  # .update is a method of every mapping
+            if boolean("update", config["update"]):
                 update(Path(config.baseline), now)
             else:
                 rounds = guard(Path(config.baseline), now, config.tolerance, Path(config.junit))
@@ -104,17 +118,8 @@ def outcome(entry: Entry, board: Board) -> dict[str, Any]:
     return {
         "scores": curve(entry, board)[1][1:-1],
         "weights": entry.weights["digest"],
-        "machine": {"hardware": f"{provenance['hardware']}, instructions {instructions()}"}
-        | {name: provenance[name] for name in VERSIONS},
+        "machine": {name: provenance[name] for name in MACHINE},
     }
-
-
-def instructions() -> str:
-    """Digest of the instructions a processor has, which its name may hide; "" where nothing tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    return digest(flags[0].encode()) if flags else ""
 
 
 def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Round]:
@@ -207,13 +212,15 @@ def update(baseline: Path, now: Mapping[str, Any]) -> None:
 
 
 def read(baseline: Path) -> dict[str, Any]:
-    """A baseline, as `update` wrote it."""
+    """A baseline, as `update` wrote it, in any version."""
     if not baseline.is_file():
         raise BadInput(f"{baseline}: no such baseline; make it with update=true")
     try:
         kept: dict[str, Any] = json.loads(baseline.read_text())
         for key in ("rules", "samples", "methods"):
             kept[key].keys()
-    except (ValueError, KeyError, AttributeError) as error:
+        if "_target_" in kept["rules"]["protocol"]:
+            kept["rules"] |= rules_from_format_0(kept["rules"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{baseline}: not a baseline of ours; make it again with update=true") from error
     return kept

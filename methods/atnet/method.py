@@ -1,6 +1,6 @@
 """ATNet plays the rounds (Heo et al., ECCV 2020, Section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from methods.atnet.network import (
     Variant,
 )
 from methods.atnet.transfer import LocalSoftmax
+from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, Shelf, volume
@@ -33,6 +34,7 @@ from methods.blocks.trunk import normalise
 from methods.blocks.weights import lay_out, official_file, prepare
 
 OFFICIAL_FILE = "ATNet-checkpoint.pth"
+OFFICIAL_FILES = {"network": OFFICIAL_FILE}
 PUBLISHED = "github.com/yuk6heo/IVOS-ATNet"
 MULTIPLE = 32
 ELLIPSE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -42,7 +44,7 @@ class ATNet(Method):
     """A-Net makes masks of the strokes on a frame, T-Net transfers them to both sides, up to other annotated frames.
 
     local, local_softmax, global_mode, local_mode, match_region: the network, see `methods.atnet.network.Variant`.
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
     precision: see `methods.blocks.precision.inference`.
     """
@@ -60,6 +62,7 @@ class ATNet(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -69,7 +72,7 @@ class ATNet(Method):
         self.network = prepare(
             lambda: ATNetwork(size, variant),
             weights,
-            lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)),
+            lambda: load(official_file(official["network"], PUBLISHED)),
             device,
             seed,
         )
@@ -156,7 +159,7 @@ class Sample:
         """Take N×H×W probabilities as those of frame t."""
         self.p[t] = p
         best, label = p.max(dim=0)
-        self.labels[t] = ((label + 1) * (best > THRESHOLD)).cpu().numpy()
+        self.labels[t] = to_host((label + 1) * (best > THRESHOLD))
 
     @record_function("encode")
     def encode(self, t: int) -> Picture:
@@ -219,8 +222,15 @@ def stroke_plane(strokes: Sequence[Stroke], size: tuple[int, int]) -> np.ndarray
 
 def pad(x: Tensor) -> Tensor:
     """Reflect ...×H×W at its borders, up to the next larger multiples of 32, as the authors do."""
-    rows, columns = (torch.from_numpy(np.pad(np.arange(side), margins(side), "reflect")) for side in x.shape[-2:])
+    rows, columns = (reflected(side, x.device) for side in x.shape[-2:])
     return x[..., rows.unsqueeze(1), columns]
+
+
+def reflected(side: int, device: torch.device) -> Tensor:
+    """Where the pixels of a padded axis lie on the one before, as often as it takes: int64."""
+    before, after = margins(side)
+    there = torch.arange(-before, side + after, device=device) % max(1, 2 * (side - 1))
+    return side - 1 - (there - (side - 1)).abs()
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -401,9 +401,8 @@ def enlarged_convolution(x: Tensor, weight: Tensor, factor: int) -> Tensor:
 
 def enlarged_taps(like: Tensor, length: int, factor: int) -> Tensor:
     """What 3 taps at each place of an enlarged axis see of the axis: fL×3L, zeros beyond the borders."""
-    weights = F.interpolate(
-        torch.eye(length).to(like)[None], scale_factor=factor, mode="linear", align_corners=True
-    ).squeeze(0)
+    ones = torch.eye(length, device=like.device).to(like)[None]
+    weights = F.interpolate(ones, scale_factor=factor, mode="linear", align_corners=True).squeeze(0)
     seen = F.pad(weights, (1, 1)).unfold(1, factor * length, 1)  # L, 3, fL
     return seen.permute(2, 1, 0).flatten(1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.api import VOID
 from methods.atnet.method import annotation_planes
 from methods.atnet.network import THRESHOLD, ATNetwork, Picture, resize
+from methods.blocks.host import to_host
 from methods.blocks.trunk import normalise
 from methods.blocks.weights import fill, read_safetensors
 from methods.training import losses, strokes
@@ -44,7 +45,7 @@ def annotate(
     """
     labels, num_objects = batch.labels[:, 0], batch.num_objects
     planes = []
-    for truth in labels.cpu().numpy():
+    for truth in to_host(labels):
         guess, first = np.zeros_like(truth), rng.random() < 0.5
         if not first:
             for m in rng.permutation(num_objects) + 1:
@@ -78,7 +79,7 @@ def transfer(
     images = normalise(batch.frames.float() / 255)
     planes = [
         annotation_planes(strokes.robot(np.zeros_like(truth), truth, num_objects), None, num_objects, truth.shape)
-        for truth in batch.labels[:, 0].cpu().numpy()
+        for truth in to_host(batch.labels[:, 0])
     ]
     with torch.no_grad():
         planes_a = torch.from_numpy(np.concatenate(planes)).to(images)
@@ -102,7 +103,7 @@ def transfer(
         previous, p = target, transferred.logits.detach().float().sigmoid()
     loss = torch.stack([step.loss for step in steps]).mean() + auxiliary * extra / (time - 1)
     first, last = steps[0].figures["J"], steps[-1].figures["J"]
-    return Step(loss, {"q": float(extra.detach()) / (time - 1), "J1": first, f"J{time - 1}": last})
+    return Step(loss, {"q": extra.detach() / (time - 1), "J1": first, f"J{time - 1}": last})
 
 
 def learn(logits: Tensor, masks: Tensor, labels: Tensor, num_objects: int, jaccard: float) -> Step:

@@ -1,7 +1,7 @@
 """IPNet plays the rounds (Oh et al., CVPR 2019; DAVIS Challenge 2018, Section 2, "Testing")."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
 from methods.blocks.shelf import Cache, volume
@@ -38,7 +39,7 @@ class Options(NamedTuple):
 class IPNet(Method):
     """Strokes make a mask of their frame, the mask goes from frame to frame to both sides, up to earlier annotations.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of each network.
     fusion: masks of this round and the last weighted by the distance in time, or this round's only. "linear" is what
         the text says and the authors' session is written for; "none" what it does, up to and with the frames at which
         a pass ends: its two volumes are one.
@@ -59,13 +60,14 @@ class IPNet(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(FusionRule, fusion=fusion)
         one_of(Cache, cache=cache)
         one_of(Precision, precision=precision)
-        self.network = prepare(lambda: InteractionPropagation(size, roi), weights, official, device, seed)
+        self.network = prepare(lambda: InteractionPropagation(size, roi), weights, lambda: read(official), device, seed)
         self.options = Options(fusion, aggregation, cache)
         self.precision: Precision = precision
 
@@ -159,7 +161,7 @@ class Sample:
         labels = np.empty((len(self.p), *self.p.shape[2:]), np.uint8)
         for t, p in enumerate(self.p):
             planes = torch.cat((1 - p.sum(dim=0, keepdim=True), p))
-            labels[t] = planes.max(dim=0).indices.cpu()  # argmax is 50 times slower on a CPU
+            labels[t] = to_host(planes.max(dim=0).indices)  # argmax is 50 times slower on a CPU
         return labels
 
 
@@ -203,9 +205,9 @@ def stroke_planes(strokes: Sequence[Stroke], num_objects: int, *size: int) -> tu
     return positive, negative & ~positive
 
 
-def official() -> dict[str, Tensor]:
-    """The authors' files as a state dict, or BadInput."""
-    state = load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
+def read(official: Mapping[str, str]) -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput. official: the file of each network."""
+    state = load({network: official_file(name, PUBLISHED) for network, name in official.items()})
     logging.getLogger(__name__).warning(
         "IPNet's released weights were trained for real users; by their authors they do not reproduce the paper's table"
     )

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from methods.blocks.host import to_host
 from methods.ipnet.method import merge, stroke_planes
 from methods.ipnet.network import InteractionPropagation, Output, into_window
 from methods.training import losses, strokes
@@ -33,7 +34,7 @@ def rounds(
     num_objects = batch.num_objects
     frames = (batch.frames.float() / 255).repeat_interleave(num_objects, 0)
     masks = one_hot(batch.labels, num_objects).transpose(1, 2).flatten(0, 1)  # B·N×T×H×W, as p
-    truth = batch.labels.cpu().numpy()
+    truth = to_host(batch.labels)
     p = torch.zeros_like(masks)
     guess = np.zeros_like(truth)
     older: Tensor | None = None
@@ -51,9 +52,10 @@ def rounds(
             stroke_planes(strokes.robot(guess[b, target], truth[b, target], num_objects), num_objects, height, width)
             for b in range(count)
         ]
-        positive, negative = (torch.from_numpy(np.concatenate(planes)).to(p) for planes in zip(*drawn, strict=True))
+        strokes_on = [np.concatenate(planes) for planes in zip(*drawn, strict=True)]
+        positive, negative = (torch.from_numpy(planes).to(p) for planes in strokes_on)
         output = network.interaction(frames[:, target], p[:, target].clone(), positive, negative)
-        used = (positive + negative).flatten(1).any(dim=1).float()
+        used = np.any(strokes_on, axis=(0, 2, 3)).astype(np.float32)
         terms.append(in_window(output, masks[:, target], used / (used.mean() + 0.001), jaccard))
         start = take(target, output).clone()
         reference = network.propagation.refer(output.res5.detach(), older)
@@ -61,29 +63,29 @@ def rounds(
             neighbour = start
             for t in side:
                 output = network.propagation(frames[:, t], p[:, t].clone(), neighbour, reference)
-                terms.append(in_window(output, masks[:, t], torch.ones_like(used), jaccard))
+                terms.append(in_window(output, masks[:, t], np.ones_like(used), jaccard))
                 neighbour = take(t, output).clone()
         older = reference.detach()
         planes = p.view(count, num_objects, time, height, width)
         best = torch.cat((1 - planes.sum(dim=1, keepdim=True), planes), dim=1).argmax(dim=1)
         figures[f"J{r}"] = losses.jaccard(best, batch.labels, num_objects)
-        guess = best.cpu().numpy().astype(np.uint8)
+        guess = to_host(best).astype(np.uint8)
     return Step(torch.stack(terms).mean(), figures)
 
 
-def in_window(output: Output, mask: Tensor, weight: Tensor, jaccard: float) -> Tensor:
+def in_window(output: Output, mask: Tensor, weight: np.ndarray, jaccard: float) -> Tensor:
     """The loss of n objects at the five sizes, against the true masks n×H×W seen through the same windows.
 
-    weight: n, of the objects; the interaction network learns from those with strokes only (released code).
+    weight: float32 n, of the objects; the interaction network learns from those with strokes only (released code).
     """
     truth = into_window(mask.unsqueeze(1), output.box, output.logits[0].shape[-1]).round()
     loss = mask.new_zeros(len(mask))
     for share, logits in zip(LEVELS, output.logits, strict=True):
         labels = F.adaptive_avg_pool2d(truth, logits.shape[-1]).round().squeeze(1)
         loss = loss + share * F.cross_entropy(logits.float(), labels.long(), reduction="none").mean(dim=(1, 2))
-    loss = (weight * loss).mean()
-    counts = weight > 0
-    if jaccard and counts.any():
+    loss = (torch.from_numpy(weight).to(loss) * loss).mean()
+    counts = np.flatnonzero(weight)
+    if jaccard and len(counts):
         p = output.logits[0][counts].float().softmax(dim=1)
         loss = loss + jaccard * losses.soft_jaccard(p, truth[counts].squeeze(1))
     return loss

@@ -1,6 +1,6 @@
 """MiVOS plays the rounds (Cheng et al., CVPR 2021, Section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
@@ -46,7 +47,7 @@ class Options(NamedTuple):
 class MiVOS(Method):
     """Strokes make a mask of their frame, the mask is carried to both sides, what it meets there is fused with it.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of each network.
     schedule: "three_frames" asks for each frame again and propagates in rounds 3, 6 and from 8 on (Section 6.1);
         "every_round" propagates in each. Masks instead of strokes are propagated in each.
     top_k: memory positions that take part in a read; None takes all of them.
@@ -54,7 +55,8 @@ class MiVOS(Method):
         by distance in time ("linear"), or not at all: this round's stay.
     mem_every: one in so many frames of a pass is memorized for the rest of it; mem_most: of these at most so many, the
         newest, or None for all. The authors have no such bound; a long clip wants one, or each frame takes longer.
-    strokes_at: the size at which strokes are drawn. The authors draw them at the padded one, up to 8 pixels off.
+    strokes_at: the size at which strokes are drawn, "padded" or "true". The authors draw them at the padded one, up to
+        8 pixels off.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
     precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
@@ -68,25 +70,27 @@ class MiVOS(Method):
         fusion: FusionRule = "difference_aware",
         mem_every: int = 5,
         mem_most: int | None = None,
-        strokes_at: StrokesAt = "padded",
+        strokes_at: StrokesAt | Literal[True] = "padded",
         cache: Cache = "device",
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(Schedule, schedule=schedule)
         one_of(FusionRule, fusion=fusion)
-        one_of(StrokesAt, strokes_at=strokes_at)
+        place: StrokesAt = "true" if strokes_at is True else strokes_at  # YAML knows the word, too
+        one_of(StrokesAt, strokes_at=place)
         one_of(Cache, cache=cache)
         one_of(Precision, precision=precision)
         if min(mem_every, mem_most or 1, top_k or 1) < 1 or 0 in (mem_most, top_k):
             told = f"mem_every={mem_every}, mem_most={mem_most}, top_k={top_k}"
             raise BadInput(f"{told}: wanted 1 or more (mem_most and top_k: or null)")
-        self.network = prepare(lambda: MiNet(size), weights, official, device, seed)
+        self.network = prepare(lambda: MiNet(size), weights, lambda: read(official), device, seed)
         self.schedule: Schedule = schedule
-        self.options = Options(top_k, fusion, mem_every, mem_most, strokes_at, cache)
+        self.options = Options(top_k, fusion, mem_every, mem_most, place, cache)
         self.precision: Precision = precision
 
     def warm_up(self, clip: Clip) -> None:
@@ -231,7 +235,7 @@ class Sample:
 
     def answer(self) -> np.ndarray:
         """Labels of true size, uint8 T×H×W."""
-        return crop(self.labels, self.size).cpu().numpy().copy()
+        return to_host(crop(self.labels, self.size)).copy()
 
 
 def stroke_planes(
@@ -248,6 +252,6 @@ def stroke_planes(
     return positive, negative
 
 
-def official() -> dict[str, Tensor]:
-    """The authors' files as a state dict, or BadInput."""
-    return load({network: official_file(name, PUBLISHED) for network, name in OFFICIAL_FILES.items()})
+def read(official: Mapping[str, str]) -> dict[str, Tensor]:
+    """The authors' files as a state dict, or BadInput. official: the file of each network."""
+    return load({network: official_file(name, PUBLISHED) for network, name in official.items()})

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue
 from methods.blocks.trunk import normalise
 from methods.mivos.method import stroke_planes
@@ -32,7 +33,7 @@ def interaction_to_mask(
     """
     labels, num_objects = batch.labels[:, 0], batch.num_objects
     inputs = []
-    for truth in labels.cpu().numpy():
+    for truth in to_host(labels):
         existing = np.zeros((num_objects, *truth.shape), np.uint8)
         if rng.random() >= from_nothing:
             existing = np.stack([strokes.damage(rng, (truth == m + 1).astype(np.uint8)) for m in range(num_objects)])

@@ -1,6 +1,6 @@
 """STM plays the rounds (Oh et al., TPAMI 2020, Section 3.7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
@@ -22,6 +23,7 @@ from methods.stm.checkpoint import load
 from methods.stm.network import Annotation, Query, Size, STMInteractive
 
 OFFICIAL_FILE = "e120.pth"
+OFFICIAL_FILES = {"network": OFFICIAL_FILE}
 PUBLISHED = "github.com/seoungwugoh/STM-Interactive"
 DIAMOND = (np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) <= 2).astype(np.uint8)
 
@@ -29,7 +31,7 @@ DIAMOND = (np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) <= 2).asty
 class STM(Method):
     """Annotated frames are written onto a memory; all frames are segmented by reading it. Nothing is propagated.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
     batch_size: frames segmented at a time. None is 4, but 1 at paper size: a CPU takes 15 % longer for a frame among
         several there, as maps beyond 32 MB are not taken from memory in use but paged in anew.
     cache: where the encoded frames and the probabilities of a sample wait for the next round, see `Sample`.
@@ -45,13 +47,18 @@ class STM(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
         one_of(Cache, cache=cache)
         one_of(Precision, precision=precision)
         self.network = prepare(
-            lambda: STMInteractive(size), weights, lambda: load(official_file(OFFICIAL_FILE, PUBLISHED)), device, seed
+            lambda: STMInteractive(size),
+            weights,
+            lambda: load(official_file(official["network"], PUBLISHED)),
+            device,
+            seed,
         )
         self.batch_size = {"paper": 1, "tiny": 4}[size] if batch_size is None else batch_size
         self.cache: Cache = cache
@@ -130,7 +137,7 @@ class Sample:
             merged = merge(p)
             self.p[batch] = merged[:, 1:]
             labels.append(merged.max(dim=1).indices.to(torch.uint8))  # argmax is 50 times slower on a CPU
-        return torch.cat(labels).cpu().numpy()
+        return to_host(torch.cat(labels))
 
 
 def images(frames: np.ndarray, device: torch.device) -> Tensor:

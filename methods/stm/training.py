@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue
 from methods.stm.method import merge, stroke_planes
 from methods.stm.network import Annotation, Mask, Query, STMInteractive, STMSemiSupervised
@@ -32,7 +33,7 @@ def rounds(
     count, time, height, width = batch.labels.shape
     num_objects = batch.num_objects
     frames = batch.frames.float() / 255
-    truth = batch.labels.cpu().numpy()
+    truth = to_host(batch.labels)
     query = network.encode(frames.flatten(0, 1))
     key, value, skip8, skip4 = (x.repeat_interleave(num_objects, 0) for x in query[:4])
     query = Query(key, value, skip8, skip4, query.size)
@@ -64,7 +65,7 @@ def rounds(
         p = merged[:, 1:].detach().unflatten(0, (count, time))
         best = merged.detach().argmax(dim=1)
         figures[f"J{r}"] = losses.jaccard(best, labels, num_objects)
-        guess = best.view(count, time, height, width).cpu().numpy().astype(np.uint8)
+        guess = to_host(best.view(count, time, height, width)).astype(np.uint8)
     return Step(loss, figures)
 
 

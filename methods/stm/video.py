@@ -1,6 +1,6 @@
 """STM carries masks through a video (Oh et al., TPAMI 2020, Section 3.6; first at ICCV 2019)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch.profiler import record_function
 
 from harness.api import VOID, BadInput, Clip, Interaction, Method, Prediction
 from methods.blocks.aggregation import aggregate
+from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
@@ -20,6 +21,7 @@ from methods.stm.method import images
 from methods.stm.network import Mask, Sharing, Size, STMSemiSupervised
 
 OFFICIAL_FILE = "STM_weights.pth"
+OFFICIAL_FILES = {"network": OFFICIAL_FILE}
 PUBLISHED = "github.com/seoungwugoh/STM"
 Memory = Literal["first", "previous", "first_previous", "every"]
 
@@ -30,7 +32,8 @@ class STMVideo(Method):
     The pass starts at the newest mask, forwards and backwards, and ends at the next frame that was given a mask: those
     keep it. In the semi-supervised setting, one mask on the first frame, that is the paper's only pass.
 
-    size, weights, device, seed: see `methods.blocks.weights.prepare`. memory, mem_every: see `Sample.remembers`.
+    size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
+    memory, mem_every: see `Sample.remembers`.
     sharing, stages: see `methods.stm.network.SpaceTimeMemory`. precision: `methods.blocks.precision.inference`.
     """
 
@@ -45,6 +48,7 @@ class STMVideo(Method):
         precision: Precision = "float32",
         size: Size = "paper",
         weights: str = "official",
+        official: Mapping[str, str] = OFFICIAL_FILES,
         device: str = "auto",
         seed: int = 0,
     ) -> None:
@@ -55,7 +59,7 @@ class STMVideo(Method):
         self.network = prepare(
             lambda: STMSemiSupervised(size, sharing, stages),
             weights,
-            lambda: load(official_file(OFFICIAL_FILE, PUBLISHED), STMSemiSupervised),
+            lambda: load(official_file(official["network"], PUBLISHED), STMSemiSupervised),
             device,
             seed,
         )
@@ -108,7 +112,7 @@ class Sample:
         after = min((s for s in self.given if s > frame), default=len(self.labels))
         for frames in (range(frame + 1, after), range(frame - 1, before, -1)):
             for t, p in self.propagate(frames):
-                self.labels[t] = p.max(dim=0).indices.cpu().numpy()
+                self.labels[t] = to_host(p.max(dim=0).indices)
         return self.labels.copy()
 
     def give(self, frame: int, mask: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from harness.api import BadInput
+from harness.run.progress import Pace
 from harness.run.provenance import machine, weights_of
 from methods.training.clips import Batch, Batches, Source, source
 
@@ -32,10 +33,10 @@ Norm = Literal["trained", "frozen"]
 
 
 class Step(NamedTuple):
-    """What an objective makes of a batch: the loss to minimise, and figures to watch, by name."""
+    """What an objective makes of a batch: the loss to minimise, and figures to watch, by name, all single numbers."""
 
     loss: Tensor
-    figures: Mapping[str, float]
+    figures: Mapping[str, Tensor]
 
 
 Objective = Callable[[Any, Batch, np.random.Generator, float], Step]  # network, batch, chance, progress in [0, 1)
@@ -133,7 +134,7 @@ def train(
         "stages": [OmegaConf.to_container(stage, resolve=True) for stage in chosen],
         "precision": precision,
     }
-    player = instantiate(OmegaConf.masked_copy(method, [str(k) for k in method if k not in ("name", "official")]))
+    player = instantiate(OmegaConf.masked_copy(method, [str(k) for k in method if k not in ("name", "published")]))
     arguments = OmegaConf.masked_copy(dataset, [str(k) for k in dataset if k not in ("name", "archives")])
     sequences = [] if made else instantiate(arguments, _convert_="all")
     name = "-".join((method.name, method.size, recipe.name, *(stages or ())))
@@ -220,44 +221,27 @@ class Training:
         table.to_csv(self.folder / "loss.csv", index=False)
         draw_curve(table, self.folder / "loss.png")
 
-    def run(self, stage: Stage, batches: Batches, workers: int, precision: str, save_every: int) -> None:
+    def run(self, stage: Stage, batches: Batches, workers: int, precision: Precision, save_every: int) -> None:
         """The steps of a stage that are not done yet. Data and chance depend on the seed and the step alone."""
         if stage.start is not None and not self.step:
             stage.start(self.network)
-        self.network.requires_grad_(False).eval()
-        for name in stage.trains or [""]:
-            self.network.get_submodule(name).requires_grad_(True).train()
-        for layer in self.network.modules():
-            if isinstance(layer, nn.BatchNorm2d) and stage.norm == "frozen":
-                layer.eval().requires_grad_(False)
-            if isinstance(layer, nn.Dropout) and not stage.dropout:
-                layer.eval()
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.Adam(parameters, stage.learning_rate, weight_decay=stage.weight_decay)
+        optimiser = optimiser_for(self.network, stage)
         if self.step and self.optimiser_state is not None:
             optimiser.load_state_dict(self.optimiser_state)
         loader = DataLoader(Subset(batches, range(self.step, stage.steps)), batch_size=None, num_workers=workers)
         began, before, first = time.monotonic(), self.seconds, self.step
         window: list[dict[str, float]] = []
+        pace = Pace()
         for batch in loader:
             if isinstance(batch, BadInput):
                 raise batch
             seed = [*batches.seed, self.step]
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            for group in optimiser.param_groups:
-                group["lr"] = stage.rate(self.step)
-            batch = Batch(batch.frames.to(self.device), batch.labels.to(self.device), int(batch.num_objects))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                chance = np.random.default_rng([*seed, 1])
-                step = stage.objective(self.network, batch, chance, self.step / stage.steps)
-            optimiser.zero_grad(set_to_none=True)
-            step.loss.backward()
-            if stage.clip_gradient is not None:
-                nn.utils.clip_grad_norm_(parameters, stage.clip_gradient)
-            optimiser.step()
+            chance = np.random.default_rng([*seed, 1])
+            step = descend(self.network, stage, optimiser, batch, self.step, chance, precision)
             self.step += 1
+            window.append({name: float(value) for name, value in (("loss", step.loss), *step.figures.items())})
             self.seconds = before + time.monotonic() - began
-            window.append({"loss": float(step.loss.detach()), **step.figures})
             if self.step % save_every == 0 or self.step == stage.steps:
                 figures = {name: float(np.mean([row[name] for row in window])) for name in window[0]}
                 window = []
@@ -268,6 +252,8 @@ class Training:
                 log.info(
                     "%s: step %d of %d, %s, %.0f min of it to go", stage.name, self.step, stage.steps, told, left / 60
                 )
+            elif pace.due():
+                log.info("%s: step %d of %d, loss %.3f", stage.name, self.step, stage.steps, window[-1]["loss"])
         self.stage, self.step = self.stage + 1, 0
 
     def finish(self, path: Path, about: Mapping[str, str]) -> Path:
@@ -291,6 +277,44 @@ class Training:
         }
         path.with_suffix(".json").write_text(json.dumps(card, indent=1))
         return path
+
+
+def optimiser_for(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    """What moves the parts of a network that a stage trains; no other part of it learns from now on."""
+    network.requires_grad_(False).eval()
+    for name in stage.trains or [""]:
+        network.get_submodule(name).requires_grad_(True).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d) and stage.norm == "frozen":
+            layer.eval().requires_grad_(False)
+        if isinstance(layer, nn.Dropout) and not stage.dropout:
+            layer.eval()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(parameters, stage.learning_rate, weight_decay=stage.weight_decay)
+
+
+def descend(
+    network: nn.Module,
+    stage: Stage,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    number: int,
+    chance: np.random.Generator,
+    precision: Precision,
+) -> Step:
+    """One step of a stage, the `number`-th, wherever the network is. Returns what the objective made of the batch."""
+    device = next(network.parameters()).device
+    for group in optimiser.param_groups:
+        group["lr"] = stage.rate(number)
+    batch = Batch(batch.frames.to(device), batch.labels.to(device), int(batch.num_objects))
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        step = stage.objective(network, batch, chance, number / stage.steps)
+    optimiser.zero_grad(set_to_none=True)
+    step.loss.backward()
+    if stage.clip_gradient is not None:
+        nn.utils.clip_grad_norm_(next(iter(optimiser.param_groups))["params"], stage.clip_gradient)
+    optimiser.step()
+    return Step(step.loss.detach(), step.figures)
 
 
 def draw_curve(curve: pd.DataFrame, path: Path) -> None:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.api import VOID
+from methods.blocks.host import to_host
 
 
 def cross_entropy(p: Tensor, labels: Tensor, hardest: float = 1.0) -> Tensor:
@@ -12,9 +13,12 @@ def cross_entropy(p: Tensor, labels: Tensor, hardest: float = 1.0) -> Tensor:
 
     hardest: the part of the pixels that counts, those with the highest loss: "bootstrapped" in MiVOS' training code.
     """
-    loss = F.nll_loss(p.float().clamp(min=1e-7).log(), labels.long(), ignore_index=VOID, reduction="none").flatten()
-    known = loss[labels.flatten() != VOID]
-    return known.mean() if hardest >= 1 else known.topk(max(1, int(hardest * len(known)))).values.mean()
+    log_p, truth = p.float().clamp(min=1e-7).log(), labels.long()
+    if hardest >= 1:
+        return F.nll_loss(log_p, truth, ignore_index=VOID)
+    known = int(to_host((labels != VOID).sum()))
+    loss = F.nll_loss(log_p, truth, ignore_index=VOID, reduction="none").masked_fill(labels == VOID, -1)
+    return loss.flatten().topk(max(1, int(hardest * known))).values.mean()
 
 
 def hardest(progress: float, start: float, end: float, least: float = 0.15) -> float:
@@ -50,8 +54,11 @@ def soft_jaccard(p: Tensor, labels: Tensor) -> Tensor:
     return (1 - (both + 1) / ((guess + truth).sum(dim=(-2, -1)) - both + 1)).mean()
 
 
-def jaccard(guess: Tensor, labels: Tensor, num_objects: int) -> float:
-    """J, mean over objects and frames, of label maps ...×H×W. An object that is nowhere in both counts as 1."""
+def jaccard(guess: Tensor, labels: Tensor, num_objects: int) -> Tensor:
+    """J, mean over objects and frames, of label maps ...×H×W. An object that is nowhere in both counts as 1.
+
+    A number on the device, which nobody waits for here.
+    """
     known = labels != VOID
     scores = []
     for m in range(1, num_objects + 1):
@@ -59,7 +66,7 @@ def jaccard(guess: Tensor, labels: Tensor, num_objects: int) -> float:
         union = (mine | truth).sum(dim=(-2, -1))
         both = (mine & truth).sum(dim=(-2, -1))
         scores.append((both / union.clamp(min=1)).masked_fill(union == 0, 1).mean())
-    return float(torch.stack(scores).mean())
+    return torch.stack(scores).mean()
 
 
 def correspondence(memory_key: Tensor, query_key: Tensor, memory_labels: Tensor, query_labels: Tensor) -> Tensor:
@@ -73,12 +80,14 @@ def correspondence(memory_key: Tensor, query_key: Tensor, memory_labels: Tensor,
     stride = memory_labels.shape[-1] // w
     middle = slice(stride // 2, None, stride)
     theirs, mine = (labels[:, middle, middle].flatten(1) for labels in (memory_labels, query_labels))
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    place = torch.stack((y.flatten(), x.flatten())).to(mine.device)
+    rows, columns = (torch.arange(side, device=mine.device) for side in (h, w))
+    place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).flatten(1)
     near = (place[:, :, None] - place[:, None]).abs().amax(dim=0) <= 2
     match = near & (mine[:, :, None] == theirs[:, None]) & (mine != VOID)[:, :, None]
     found = match.any(dim=-1)
+    match = match | ~found[..., None]  # of a position without a counterpart all, so that its gradient is a number
     with torch.autocast(query_key.device.type, enabled=False):
         affinity = query_key.float().flatten(2).transpose(1, 2) @ memory_key.float().flatten(2)
         log_f = (affinity / memory_key.shape[1] ** 0.5).log_softmax(dim=-1)
-        return -log_f.masked_fill(~match, -torch.inf)[found].logsumexp(dim=-1).mean()
+        each = -log_f.masked_fill(~match, -torch.inf).logsumexp(dim=-1)
+        return (each * found).sum() / found.sum()

@@ -1,11 +1,9 @@
 """Our ATNet gives what the authors' networks and session gave, from the same weights file."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +11,10 @@ import torch
 from torch import Tensor
 
 from harness.api import BadInput, Clip, Interaction, Stroke
-from harness.rules.scribbles import empty, from_json, fuse
+from harness.rules.scribbles import empty, fuse
 from methods.atnet.checkpoint import load
-from methods.atnet.method import OFFICIAL_FILE, ATNet, Sample, crop, margins, stroke_plane, superpose
-from methods.atnet.network import (
-    THRESHOLD,
-    Annotated,
-    ATNetwork,
-    Entry,
-    Picture,
-    Transferred,
-    Variant,
-    resize,
-)
+from methods.atnet.method import ATNet, Sample, stroke_plane, superpose
+from methods.atnet.network import ATNetwork, Entry, Picture, Transferred, Variant
 from methods.atnet.transfer import (
     global_match,
     global_transfer,
@@ -35,66 +24,30 @@ from methods.atnet.transfer import (
     local_transfer,
     neighbours,
 )
-from methods.blocks.trunk import normalise
-from tests.parity.goldens import folders, recorded
-from tests.proc_weights import fill, fingerprint
-
-NAME = "networks/atnet_ipnet"
-LABELS = 5e-4  # part of the pixels that may differ
-LIMITS = {"prob": 1e-4, "_sum": 1e-4}  # 1e-3 otherwise: features and logits
+from tests.parity.compare import check
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
+from tests.parity.replays.atnet import NETWORK, build, write
 
 
 @pytest.fixture(scope="module")
-def manifest() -> dict:
-    return json.loads((folders(NAME)[0] / "atnet.manifest.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def authors_file(manifest: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file like the authors', with procedural weights."""
-    state = fill("atnet", {key: tuple(shape) for key, shape, *_ in manifest["keys"]})
-    assert fingerprint(state) == manifest["procedural_fingerprint"]
-    path = tmp_path_factory.mktemp("weights") / OFFICIAL_FILE
-    torch.save({key: torch.from_numpy(values) for key, values in state.items()}, path)
-    return path
+def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("weights"))[NETWORK]
 
 
 @pytest.fixture(scope="module")
 def method(authors_file: Path) -> Iterator[ATNet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_file.parent))
-        yield ATNet(size="paper", weights="official", device="cpu")
+        yield build("cpu")
 
 
-def agrees(name: str, ours: Tensor | np.ndarray, golden: np.ndarray) -> None:
-    """Assert that our map, or the mean, mean size and spread of it, is within the limits of its kind.
-
-    Goldens may hold the first object(s) only, and every so many channels: their numbers tell.
-    """
-    ours = np.asarray(ours, np.float64)
-    if name.endswith("_sum"):
-        ours = np.array([ours.mean(), abs(ours).mean(), ours.std()])
-    elif ours.ndim == 4:
-        ours = ours[: len(golden), :: -(-ours.shape[1] // golden.shape[1])]
-    assert ours.shape == golden.shape, name
-    difference = abs(ours - golden)
-    if golden.dtype == np.uint8:
-        assert (difference > 0).mean() <= LABELS, f"{name}: {(difference > 0).mean():.2g} of the pixels"
-        return
-    limit = next((limit for part, limit in LIMITS.items() if part in name), 1e-3)
-    assert difference.max() <= limit, f"{name}: {difference.max():.2g}"
-
-
-def labels(p: Tensor) -> Tensor:
-    best, label = p.max(dim=0)
-    return (label + 1) * (best > THRESHOLD)
-
-
-def test_every_key_of_the_authors_is_taken(authors_file: Path, manifest: dict) -> None:
+def test_every_key_of_the_authors_is_taken(authors_file: Path) -> None:
     network = ATNetwork("paper")
     network.load_state_dict(load(authors_file))
-    assert len(network.state_dict()) == manifest["n_keys"]
-    assert sum(p.numel() for p in network.parameters()) == manifest["parameters"]
+    about = manifest(NETWORK)
+    assert len(network.state_dict()) == about["n_keys"]
+    assert sum(p.numel() for p in network.parameters()) == about["parameters"]
 
 
 @pytest.mark.parametrize(
@@ -112,120 +65,9 @@ def test_a_foreign_file_is_refused_by_key(authors_file: Path, tmp_path: Path, ch
         load(tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("path", recorded(NAME, "atnet.unit_*.npz"))
-@torch.inference_mode()
-def test_units(path: Path, method: ATNet) -> None:
-    golden = dict(np.load(path))
-    a_net, t_net = method.network.a_net, method.network.t_net
-    frames = torch.from_numpy(golden["frames_u8"]).movedim(-1, 1).float() / 255
-    images = dict(zip(golden["frame_ids"].tolist(), normalise(frames), strict=True))
-    anno, previous, target = golden["anno"].tolist(), int(golden["prev"]), int(golden["targ"])
-    res4: list[Tensor] = []
-    hooks = [
-        net.encoder.res4.register_forward_hook(lambda _module, _arguments, answer: res4.append(answer))
-        for net in (a_net, t_net)
-    ]
-    ours: dict[str, Any] = {}
-    memory, p_anno, objects = [], {}, []
-    pictures = {t: t_net.encode(image) for t, image in images.items()}
-    for n, t in enumerate(anno):
-        planes = torch.from_numpy(golden[f"maps_{n}"])
-        maps = a_net.encoder(torch.cat((images[t].expand(len(planes), -1, -1, -1), planes), dim=1))
-        answer = a_net(images[t], planes)
-        objects.append(t_net.converter(answer))
-        memory.append(t_net.remember(pictures[t], planes, answer))
-        p_anno[t] = answer.logits.sigmoid()
-        found = {"r5": maps.res5, "r4": res4[-1], "r3": maps.res3, "r2": maps.res2, "m2": answer.mid}
-        found |= {"m2_s32": answer.mid, "indicator": objects[-1], "ind_s": objects[-1], "logit": answer.logits[:, None]}
-        ours |= {f"anet{n}_{name}": value for name, value in found.items()}
-    if previous not in anno:
-        nearest = min(anno, key=lambda t: abs(t - previous))
-        between = t_net(pictures[previous], pictures[nearest], p_anno[nearest], memory)
-        ours["inter_logit"] = between.logits[:, None]
-        p = between.logits.sigmoid()
-    else:
-        p = p_anno[previous]
-    f_t, f_p = pictures[target], pictures[previous]
-    assert f_t.local is not None
-    assert f_p.local is not None
-    maps = t_net.encoder(images[target][None])
-    affinity = local_affinity(f_t.local, f_p.local)
-    fused: list[Tensor] = []
-    hooks.append(t_net.decoder.register_forward_pre_hook(lambda _module, arguments: fused.append(arguments[0])))
-    mids: list[Tensor] = []
-    hooks.append(t_net.decoder.register_forward_hook(lambda _module, _arguments, answer: mids.append(answer[1])))
-    answer = t_net(f_t, f_p, p, memory)
-    carried = [global_transfer(f_t.deep, pictures[t].deep, f_o) for t, f_o in zip(anno, objects, strict=True)]
-    ours |= {
-        "prev_prob": p[:, None],
-        "tnet_r5": maps.res5,
-        "tnet_r4": res4[-1],
-        "tnet_r3": maps.res3,
-        "tnet_r2": maps.res2,
-        "global_affinity0": global_transition(f_t.deep, pictures[anno[0]].deep)[0],
-        **{f"global_N{n}": torch.stack(carried[:n]).mean(dim=0) for n in range(1, len(anno) + 1)},
-        "local_corr": affinity,
-        "local_softmax_s": affinity.softmax(dim=2),
-        "prev_prob_quarter": resize(p[:, None], affinity),
-        "local_transfer": answer.q,
-        "fused_r5_s": fused[0],
-        "fused": fused[0],
-        "tnet_logit": answer.logits[:, None],
-        "tnet_m2_s": mids[0],
-        "tnet_logit_N1": t_net(f_t, f_p, p, memory[:1]).logits[:, None],
-        "merge_th0.8": labels(answer.logits.sigmoid()),
-    }
-    for hook in hooks:
-        hook.remove()
-    inputs = ("frames_u8", "frame_ids", "anno", "targ", "prev", "weights_fingerprint")
-    for name, values in golden.items():
-        if name not in inputs and not name.startswith("maps_"):
-            agrees(name, ours[name.removesuffix("_sum")], values)
-
-
-@pytest.mark.parametrize("path", recorded(NAME, "atnet.e2e_*.npz"))
-def test_a_session(path: Path, method: ATNet) -> None:
-    golden = dict(np.load(path))
-    clip = Clip("clip", golden["frames_u8"], int(golden["n_objects"]))
-    size = clip.frames.shape[1:3]
-    (top, bottom), (left, right) = map(margins, size)
-    if "pad" in golden:
-        assert sorted(golden["pad"].ravel().tolist()) == sorted((top, bottom, left, right))
-    planes: list[Tensor] = []
-    answers: list[Tensor] = []
-
-    def note_planes(_module: object, arguments: tuple[Tensor, Tensor]) -> None:
-        planes.append(arguments[1])
-
-    def note(_module: object, _arguments: object, answer: Annotated | Transferred) -> None:
-        answers.append(answer.logits.sigmoid())
-
-    networks = method.network.a_net, method.network.t_net
-    hooks = [networks[0].register_forward_pre_hook(note_planes), *(net.register_forward_hook(note) for net in networks)]
-    before = empty(clip.name, len(clip.frames))
-    method.start(clip)
-    for k, frame in enumerate(golden["rounds"].tolist()):
-        planes.clear()
-        answers.clear()
-        scribbles = from_json(json.loads(golden[f"scribbles_{k}"].item()))
-        prediction = method.interact(Interaction(frame, before, scribbles))
-        p, order = method.sample.p, golden[f"order_{k}"]
-        np.testing.assert_array_equal(planes[0], golden[f"maps_{k}"])
-        agrees("anet_prob", thinned(answers[0], golden[f"anet_prob_{k}"]), golden[f"anet_prob_{k}"])
-        assert len(answers) == 1 + len(order)
-        for ours, theirs in zip(answers[1:], golden[f"raw_tnet_prob_{k}"], strict=True):
-            agrees("raw_tnet_prob", thinned(crop(ours, size), theirs), theirs)
-        for ours, theirs in zip(p, golden[f"prob_{k}"], strict=True):
-            agrees("prob", thinned(ours, theirs), theirs)
-        agrees("masks", prediction.masks, golden[f"masks_{k}"])
-    for hook in hooks:
-        hook.remove()
-
-
-def thinned(x: Tensor, like: np.ndarray) -> Tensor:
-    """Every so many pixels of a map."""
-    step = -(-x.shape[-1] // like.shape[-1])
-    return x[..., ::step, ::step]
+@pytest.mark.parametrize("path", recorded("networks/*/atnet.*.npz"))
+def test_what_was_recorded_is_played(path: Path, method: ATNet) -> None:
+    check(path, method)
 
 
 def random_maps(*shape: int) -> Tensor:

@@ -6,27 +6,20 @@ What is recorded is in evaluation/README.md of the goldens.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.api import Scribbles
-from harness.rules import scribbles
+from harness.api import Clip, Scribbles
+from harness.rules import referee, scribbles
 from harness.rules.metrics import Scorer
+from harness.rules.protocol import Protocol
 from harness.rules.robot import correct, longest_paths, medial_axis, next_frame, opening
 from harness.rules.summary import summarize
-from tests.parity.goldens import CARRIED, FULL, folders
-
-
-def files(pattern: str) -> list[Any]:
-    """The recorded files of a kind, carried and full."""
-    return [
-        pytest.param(path, id=f"{path.stem}-{'carried' if CARRIED in path.parents else 'full'}")
-        for folder in folders("evaluation")
-        for path in sorted(folder.glob(pattern))
-    ]
+from tests.parity.goldens import recorded
 
 
 def load(path: Path) -> Any:
@@ -37,13 +30,8 @@ def by_metric(jaccard: np.ndarray, contour: np.ndarray) -> dict[str, np.ndarray]
     return {"J": jaccard, "F": contour, "J_AND_F": 0.5 * jaccard + 0.5 * contour}
 
 
-cases = pytest.mark.parametrize("path", files("cases/*.json"))
-
-
-def test_all_goldens_are_here() -> None:
-    if not (FULL / "evaluation").is_dir():
-        pytest.skip(f"no {FULL}: compared with {CARRIED} alone; set IVOSBENCH_GOLDENS to compare with all")
-    assert any((FULL / "evaluation" / "cases").glob("*.json"))
+LINE = {"path": [[0.5, 0.5]], "object_id": 1, "start_time": 0, "end_time": 0}
+cases = pytest.mark.parametrize("path", recorded("evaluation/cases/*.json"))
 
 
 @cases
@@ -79,19 +67,64 @@ def test_the_robot_asks_for_the_official_frames(path: Path, metric: str) -> None
 
 
 @cases
+@pytest.mark.parametrize("metric", ["J", "F", "J_AND_F"])
+def test_the_referee_asks_for_the_official_frames(path: Path, metric: Literal["J", "F", "J_AND_F"]) -> None:
+    case, masks = load(path), np.load(path.with_suffix(".npz"))
+    wanted = case["next_frame"][metric]["no_candidates"]
+    clip = Clip(path.stem, np.zeros((*masks["gt"].shape, 3), np.uint8), int(masks["n"]))
+    first = scribbles.from_json({"sequence": path.stem, "scribbles": [[LINE], *([[]] * (len(masks["gt"]) - 1))]})
+    with referee.revived():
+        from davisinteractive.evaluation import service
+        from davisinteractive.robot import InteractiveScribblesRobot
+
+    # What is recorded are scores and frames: the measures, known to be ours, and the strokes need not be found again.
+    nothing = {"sequence": path.stem, "scribbles": [[] for _ in masks["gt"]]}
+    with (
+        patch.object(service, "batched_jaccard", lambda *_, **__: np.array(case["J"])),
+        patch.object(service, "batched_f_measure", lambda *_, **__: np.array(case["F"])),
+        patch.object(InteractiveScribblesRobot, "interact", lambda *_, **__: nothing),
+    ):
+        protocol = Protocol("frames", metric=metric, rounds=len(wanted) + 1, max_time=None)
+        with referee.session(clip, masks["gt"], first, protocol) as played:
+            for _ in wanted:
+                played.next()
+                played.get_scribbles()
+                played.submit_masks(masks["pred"])
+            storage = played.connector.service.storage
+            assert storage.annotated_frames["frame"].tolist() == wanted
+
+
+@cases
 def test_the_robot_draws_the_official_strokes(path: Path) -> None:
     case, masks = load(path), np.load(path.with_suffix(".npz"))
     drawn = np.load(path.with_name(f"{path.stem}_robot.npz"))
-    for label, recorded in case["robot"].items():
-        for t, frame in recorded["frames"].items():
+    for label, robot in case["robot"].items():
+        for t, frame in robot["frames"].items():
             truth, mask = masks["gt"][int(t)], masks["pred"][int(t)]
-            strokes = correct(mask, truth, int(masks["n"]), **recorded["parameters"])
+            strokes = correct(mask, truth, int(masks["n"]), **robot["parameters"])
             wanted = frame["scribbles"]
             assert [(s.object_id, len(s.path)) for s in strokes] == [(w["object_id"], w["n_points"]) for w in wanted]
             for stroke, entry in zip(strokes, wanted, strict=True):
                 np.testing.assert_allclose(stroke.path, drawn[entry["npz_key"]] / 1e6, rtol=0, atol=1e-6)
             if f"{label}_f{t}_s2m" in drawn:
                 assert np.array_equal(scribbles.draw(strokes, truth.shape), drawn[f"{label}_f{t}_s2m"])
+
+
+@cases
+def test_the_referee_draws_the_official_strokes(path: Path) -> None:
+    case, masks = load(path), np.load(path.with_suffix(".npz"))
+    drawn = np.load(path.with_name(f"{path.stem}_robot.npz"))
+    for robot in case["robot"].values():
+        with referee.revived():
+            from davisinteractive.robot import InteractiveScribblesRobot
+
+            official = InteractiveScribblesRobot(**robot["parameters"])
+            for t, frame in robot["frames"].items():
+                answer = official.interact(path.stem, masks["pred"], masks["gt"], int(masks["n"]), int(t))
+                strokes = scribbles.from_json(answer).frames[int(t)]
+                assert [s.object_id for s in strokes] == [w["object_id"] for w in frame["scribbles"]]
+                for stroke, entry in zip(strokes, frame["scribbles"], strict=True):
+                    np.testing.assert_allclose(stroke.path, drawn[entry["npz_key"]] / 1e6, rtol=0, atol=1e-6)
 
 
 @cases
@@ -132,23 +165,23 @@ def samples(sequences: dict[str, Any]) -> list[tuple[str, int, int]]:
     return [(name, i + 1, s["num_objects"]) for name, s in sequences.items() for i in range(s["num_scribbles"])]
 
 
-@pytest.mark.parametrize("path", [p for p in files("summary/*.json") if p.values[0].stem != "cases"])
+@pytest.mark.parametrize("path", recorded("evaluation/summary/*.csv"))
 def test_a_report_comes_to_the_official_summary(path: Path) -> None:
     case = next(case for case in load(path.with_name("cases.json")) if case["name"] == path.stem)
     parameters = case["parameters"]
     metric = parameters.get("metric_to_optimize", "J_AND_F")
     summary = summarize(
-        pd.read_csv(path.with_suffix(".csv"), index_col=0),
+        pd.read_csv(path, index_col=0),
         samples(case["sequences"]),
         max_time=parameters["max_t"],
         max_interactions=parameters["max_i"],
         metric=metric,
         threshold=parameters.get("time_threshold", 60),
     )
-    assert_same_summary(summary, load(path), metric)
+    assert_same_summary(summary, load(path.with_suffix(".json")), metric)
 
 
-@pytest.mark.parametrize("path", files("utils/utils.json"))
+@pytest.mark.parametrize("path", recorded("evaluation/utils/utils.json"))
 def test_strokes_are_drawn_as_officially(path: Path) -> None:
     recorded, arrays = load(path), np.load(path.with_suffix(".npz"))
     for case in recorded["scribbles2mask"]:
@@ -191,7 +224,7 @@ CHECKS: dict[str, Callable[[dict[str, Scribbles], dict[str, Any]], None]] = {
 }
 
 
-@pytest.mark.parametrize("path", files("utils/utils.json"))
+@pytest.mark.parametrize("path", recorded("evaluation/utils/utils.json"))
 @pytest.mark.parametrize(
     "part",
     [*CHECKS, "annotated_obj1", "is_empty", "points", "points_scaled", "nb_objects_none", "float_pred"],

@@ -1,7 +1,5 @@
 """Our semi-supervised STM gives what the authors' network and driver gave, from the same weights file."""
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,68 +11,32 @@ from omegaconf import OmegaConf
 
 from harness.api import BadInput, Clip, Interaction
 from harness.rules.scribbles import empty
-from methods.blocks.aggregation import aggregate
-from methods.blocks.decoder import enlarge
-from methods.blocks.memory import KeyValue, read_memory
-from methods.blocks.padding import margins, pad
-from methods.blocks.trunk import normalise
 from methods.stm.checkpoint import load
 from methods.stm.count import multiply_adds, parameters
-from methods.stm.network import Mask, Sharing, STMSemiSupervised
-from methods.stm.video import OFFICIAL_FILE, Memory, Sample, STMVideo
-from tests.parity.goldens import folders, recorded
-from tests.parity.test_stm_interactive import agrees
-from tests.proc_weights import fill, fingerprint
-
-FOLDERS = folders("networks/stm_mivos")
-
-
-def cases(kind: str) -> list:
-    """The recorded files of a kind, carried and full."""
-    return recorded("networks/stm_mivos", f"stm.{kind}*.npz")
+from methods.stm.network import Sharing, STMSemiSupervised
+from methods.stm.video import Memory, Sample, STMVideo
+from tests.parity.compare import check
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
+from tests.parity.replays.stm_video import NETWORK, build, write
 
 
 @pytest.fixture(scope="module")
-def manifest() -> dict:
-    return json.loads((FOLDERS[0] / "stm.manifest.json").read_text())
+def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("weights"))[NETWORK]
 
 
 @pytest.fixture(scope="module")
-def authors_file(manifest: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file like the authors': their keys, prefix and old format, with procedural weights."""
-    state = fill("stm", {key: tuple(shape) for key, shape, _ in manifest["keys"]})
-    assert fingerprint(state) == manifest["proc_weights"]["fingerprint"]
-    path = tmp_path_factory.mktemp("weights") / OFFICIAL_FILE
-    tensors = {key: torch.from_numpy(values) for key, values in state.items()}
-    torch.save(tensors, path, _use_new_zipfile_serialization=False)
-    return path
-
-
-@pytest.fixture(scope="module")
-def network(authors_file: Path) -> Iterator[STMSemiSupervised]:
+def method(authors_file: Path) -> Iterator[STMVideo]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IVOSBENCH_WEIGHTS", str(authors_file.parent))
-        yield STMVideo(size="paper", weights="official", device="cpu").network
+        yield build("cpu")
 
 
-def check(ours: dict[str, Any], golden: dict[str, np.ndarray]) -> None:
-    """Every output of a file; out_NAME_chN and out_NAME_stepN hold every N-th channel and pixel of NAME."""
-    for name, values in golden.items():
-        if not name.startswith("out_"):
-            continue
-        plain = re.sub(r"_(ch|step)\d+", "", name.removeprefix("out_"))
-        full = np.asarray(ours[plain])
-        for n in re.findall(r"_ch(\d+)", name):
-            full = full[..., :: int(n), :, :]
-        for n in re.findall(r"_step(\d+)", name):
-            full = full[..., :: int(n), :: int(n)]
-        agrees(plain, full, values)
-
-
-def test_every_key_of_the_authors_is_taken(authors_file: Path, manifest: dict) -> None:
+def test_every_key_of_the_authors_is_taken(authors_file: Path) -> None:
     network = STMSemiSupervised("paper")
     network.load_state_dict(load(authors_file, STMSemiSupervised))
-    assert sum(p.numel() for p in network.parameters()) == manifest["n_parameters"]
+    assert sum(p.numel() for p in network.parameters()) == manifest(NETWORK)["n_parameters"]
 
 
 def test_the_other_network_refuses_the_file_by_key(authors_file: Path) -> None:
@@ -82,73 +44,9 @@ def test_the_other_network_refuses_the_file_by_key(authors_file: Path) -> None:
         load(authors_file)
 
 
-@pytest.mark.parametrize("path", cases("unit"))
-@torch.inference_mode()
-def test_units(path: Path, network: STMSemiSupervised) -> None:
-    golden = dict(np.load(path))
-    *memorized, last = torch.from_numpy(golden["in_frames"]).movedim(-1, 1).float() / 255
-    masks = torch.from_numpy(golden["in_masks_soft"]).unbind(dim=1)
-    entries = [
-        network.memorize(frame, Mask(p, (p.sum(0) - p).clamp(0, 1))) for frame, p in zip(memorized, masks, strict=True)
-    ]
-    memory = KeyValue(*(torch.stack(parts, dim=2) for parts in zip(*entries, strict=True)))
-    query = network.encode(last[None])
-    maps = network.query_encoder(normalise(pad(last[None])))
-    num_objects, planes = int(golden["in_num_objects"]), int(golden["in_K"])
-    ours: dict[str, Any] = {
-        "pad": np.array(margins(last.shape[-2], last.shape[-1], 16)),
-        "key_frame0": entries[0].key,
-        "value_frame0": entries[0].value,
-        "key_last": entries[-1].key,
-        "value_last": entries[-1].value,
-        "query_key": query.key[0],
-        "query_value": query.value[0],
-        "r4": maps.res4[0],
-        "r3": maps.res3[0],
-        "r2": maps.res2[0],
-        "key_shape": np.array([1, planes, *memory.key.shape[1:]]),
-    }
-    for t in range(1, len(entries) + 1):
-        some = KeyValue(memory.key[:, :, :t], memory.value[:, :, :t])
-        read = read_memory(some, query.key)
-        y = torch.cat((read, query.value.expand_as(read)), dim=1)
-        logits = enlarge(network.decoder(y, query.skip8, query.skip4), 4)
-        p = aggregate(network.segment(query, some).softmax(dim=1)[:, 1])
-        ours |= {
-            f"read_T{t}": read,
-            f"decoder_logits_T{t}": logits,
-            f"object_prob_T{t}_padded": logits.softmax(dim=1)[:, 1],
-            f"aggregated_logit_T{t}": p.log() - p.log()[:1],
-            f"prob_T{t}": p,
-        }
-        for name in golden:
-            if name.startswith(f"out_aggregated_logit_T{t}"):  # less the background's; the last plane is an empty one
-                golden[name] = (golden[name] - golden[name][:1])[: num_objects + 1]
-    check(ours, golden)
-
-
-@pytest.mark.parametrize("path", cases("overlap"))
-@torch.inference_mode()
-def test_others_are_clamped(path: Path, network: STMSemiSupervised) -> None:
-    golden = dict(np.load(path))
-    frames, masks = golden["in_frames"], golden["in_masks"]
-    sample = Sample(network, Clip("overlap", frames.reshape(1, *frames.shape[-3:]), len(masks)), "every", 5)
-    check({"key": sample.memorize(0, torch.from_numpy(masks / np.float32(4)))[0]}, golden)
-
-
-@pytest.mark.parametrize("path", cases("clip"))
-def test_clips(path: Path, network: STMSemiSupervised) -> None:
-    golden = dict(np.load(path))
-    clip = Clip("synthetic", golden["in_frames"], int(golden["in_num_objects"]))
-    first = golden["in_first_mask"]
-    for mem_every in sorted({int(n) for name in golden for n in re.findall(r"every(\d+)", name)}):
-        sample = Sample(network, clip, "every", mem_every)
-        sample.give(0, first)
-        planes = torch.stack([p for _, p in sample.propagate(range(1, len(clip.frames)))], dim=1)
-        prob, labels = golden[f"out_prob_every{mem_every}"], golden[f"out_pred_every{mem_every}"]
-        agrees("prob", (planes if prob.ndim == 4 else planes[:, -1]).numpy(), prob)
-        agrees("mask", np.concatenate((first[None], planes.argmax(dim=0))), labels)
-        assert golden[f"out_unused_plane_every{mem_every}_last"].max() < 1e-6  # what leaving them out costs
+@pytest.mark.parametrize("path", recorded("networks/*/stm.*.npz"))
+def test_what_was_recorded_is_played(path: Path, method: STMVideo) -> None:
+    check(path, method)
 
 
 def tiny(memory: Memory = "every", sharing: Sharing = "none", stages: int = 0) -> STMVideo:

@@ -1,14 +1,15 @@
 """Speed and memory, measured side by side in one run."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import hydra
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness.report.tables import markdown, show
+from harness.run.command_line import compose
 from harness.run.provenance import machine
 
 
@@ -21,7 +22,7 @@ def given() -> list[str]:
 
 def choose(method: str, overrides: Sequence[str]) -> DictConfig:
     """A method's config, as the command line would have it."""
-    config: DictConfig = hydra.compose("config", [f"method={method}", *overrides]).method
+    config: DictConfig = compose([f"method={method}", *overrides]).method
     OmegaConf.resolve(config)
     return config
 
@@ -40,7 +41,7 @@ def keep(reports: str, name: str, about: str, tables: Mapping[str, pd.DataFrame]
         if not each.startswith(("hydra.mode", "results=", "reports="))
     ]
     title, _, text = about.partition("\n")
-    written = [f"# {title}", text.strip(), f"`uv run run.py {' '.join(said)}`"]
+    written = [f"# {title}", text.strip(), f"`{shlex.join(['uv', 'run', 'run.py', *said])}`"]
     for caption, table in tables.items():
         written += [f"{caption[0].upper()}{caption[1:]}:", markdown(table)]
     written.append("\n".join(f"- {key}: {value}" for key, value in {**notes, **machine()}.items()))

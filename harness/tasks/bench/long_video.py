@@ -57,7 +57,7 @@ def long_video(
     objects: int,
     rounds: int,
 ) -> None:
-    """Play clips of growing length; keeps `reports/bench/long_video.md` and a plot of the longest one's memory.
+    """Play clips of growing length; writes `<reports>/bench/long_video.md` and a plot of the longest one's memory.
 
     settings: overrides by method, and of "all"; the command line's win. The rest: see `Long`.
     Raises BadInput where the system does not tell of memory, and for a method that fails.

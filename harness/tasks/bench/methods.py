@@ -28,7 +28,7 @@ from harness.rules.robot import correct
 from harness.rules.session import check, play
 from harness.run import records
 from harness.run.build import build
-from harness.run.evaluate import entry_of
+from harness.run.identity import entry_of
 from harness.run.progress import bar
 from harness.run.provenance import cpu_name, digest, versions
 from harness.run.workers import CONTEXT, Answers, end_with_parent
@@ -64,7 +64,7 @@ def methods(
     name: str,
     remark: str | None,
 ) -> None:
-    """Time a session of each method, for each count of objects, and keep `reports/bench/<name>.md`.
+    """Time a session of each method, for each count of objects, and write `<reports>/bench/<name>.md`.
 
     against: the opponent of method m is method m_<against>; None plays ours alone.
     settings: overrides by method, of ours alone, and of "all"; the command line's win.
@@ -148,7 +148,9 @@ def race(sides: Sequence[DictConfig], scene: Scene, repeats: int) -> dict[str, A
         "profiled": total,
         "modules": watch.scopes()["seconds"].to_dict(),
         "weights": [entry_of(config, *[OmegaConf.create({"name": "bench"})] * 3)["weights"] for config in sides],
-        "official": [OmegaConf.to_container(config.get("official", OmegaConf.create())) for config in sides],
+        "official": [
+            {file: config.published[file]["from"] for file in config.get("official", {}).values()} for config in sides
+        ],
     }
 
 
