@@ -71,6 +71,9 @@ def test_who_leaves_is_not_let_through(tmp_path: Path) -> None:
     place = (f"hydra.searchpath=[file://{hostile / 'conf'}]", f"+clock.costs={{leave: {cost}, exit: {cost}}}")
     environment = {**os.environ, "PYTHONPATH": str(hostile)}
     assert run(tmp_path, "method=grabcut", "update=true").returncode == 0
+    baseline = json.loads((tmp_path / "base.json").read_text())
+    baseline["methods"] |= dict.fromkeys(("leave", "exit"), baseline["methods"]["grabcut"])
+    (tmp_path / "base.json").write_text(json.dumps(baseline))
     done = run(tmp_path, "method=leave,exit,grabcut", *place, env=environment)
     assert done.returncode == 1
     told = done.stderr.splitlines()
