@@ -2,10 +2,13 @@
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -56,8 +59,14 @@ LATE = {
 }
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Begin a run with its results and reports in `folder`, from where it starts."""
+def start(folder: Path, *overrides: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """Begin a run in `folder`. largest_file: bytes that it may write to one."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it, and so would all children
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(ROOT / "run.py"), f"hydra.searchpath=[file://{HOSTILE / 'conf'}]", *SMALL]
     environment = os.environ | {"PYTHONPATH": f"{HOSTILE}:{ROOT}", "OMP_NUM_THREADS": "1", "RUN_OF_TEST": str(folder)}
@@ -70,13 +79,8 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stdout=out,
         stderr=out,
         start_new_session=True,
-        preexec_fn=interruptible,
+        preexec_fn=prepare,
     )
-
-
-def interruptible() -> None:
-    """What a shell starts with & ignores Ctrl-C, and so would all its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def recorded(folder: Path, method: str) -> dict[str, records.Record]:
@@ -219,6 +223,55 @@ def test_every_item_has_its_result_in_order(caplog: pytest.LogCaptureFixture) ->
     died, late = "exited with code 0", "no answer within 5 s"
     assert ends == ["A", died, died, "B", late, "C", died]
     assert ("guest", logging.WARNING, "still here") in caplog.record_tuples
+
+
+def work_loudly(items: list[int]) -> Iterator[int]:
+    """Answers while a thread of its own logs."""
+
+    def talk() -> None:
+        while True:
+            logging.getLogger("guest").info("bla " * 2**13)
+
+    threading.Thread(target=talk, daemon=True).start()
+    yield from items
+
+
+def test_results_and_logs_of_threads_do_not_mix(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker thread that logs while a result is sent would make nonsense of both."""
+    caplog.set_level(logging.INFO)
+    assert list(in_children(work_loudly, range(500), timeout=60, memory=None)) == list(range(500))
+
+
+def drown(items: list[int]) -> Iterator[int]:
+    """Says much, and ends."""
+    for _ in range(300):
+        os.write(2, b"water " * 2**18)
+    os.write(2, b"the last drop\n")
+    os._exit(7)
+
+
+def test_what_a_child_says_costs_neither_memory_nor_disk() -> None:
+    """Guests have filled gigabytes with one warning; the last lines are what one reads."""
+    tracemalloc.start()
+    (died,) = in_children(drown, [1], timeout=60, memory=None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(died).endswith("the last drop\nexited with code 7")
+    assert peak < 2**24
+
+
+@pytest.mark.parametrize("overrides", ["", "isolate=true"])
+def test_a_full_disk_is_one_line_and_no_fault_of_the_method(tmp_path: Path, overrides: str) -> None:
+    """What was recorded stays; nobody should look for the error in his own code."""
+    before = start(tmp_path, "method=grabcut", "shard=0/2")
+    assert before.wait() == 0, before.communicate()[1]
+    found = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    full = start(tmp_path, "method=grabcut", *overrides.split(), largest_file=2**13)
+    _, told = full.communicate()
+    assert full.returncode == 1
+    assert len(told.strip().splitlines()) == 1
+    assert "cannot be written to (File too large); make room" in told
+    assert {path: path.read_bytes() for path in (tmp_path / "results").glob("runs/*/*")} == found
 
 
 def test_refusal_comes_out_of_the_child() -> None:

@@ -134,6 +134,8 @@ def test_failures_are_counted_never_scored(tmp_path: Path, monkeypatch: pytest.M
         ("protocol=perfect method=stm", "takes no masks"),
         ("protocol.robot.kernel_size=2", "kernel_size=2"),
         ("protocol.max_time=null protocol.rounds=null", "set rounds"),
+        ("protocol.first_frame=0", "protocol.first_frame=0: the first scribble of val-0"),
+        ("protocol.rounds=null clock=modelled clock.costs.grabcut={round:0,frame:0,object:0}", "has no end"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, override: str, told: str) -> None:

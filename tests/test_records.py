@@ -1,7 +1,11 @@
 """What is recorded comes back, is compared with its like alone, and leaves in the formats that others read."""
 
+import errno
 import json
+import os
 import re
+import resource
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from harness.run.records import Key, Record
 from tests.parity.goldens import FULL
 
 SHAPE = (4, 12, 16)
+NOISE = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3), np.uint8)
 
 
 def make_round(number: int, rng: np.random.Generator) -> Round:
@@ -85,6 +90,58 @@ def test_first_complete_record_wins_and_failures_give_way(tmp_path: Path) -> Non
     assert write(tmp_path) == path
     assert path.stat().st_ino == first
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_hard_links_keeps_the_first_record_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """exFAT, SMB and the drives of notebooks have none: what was just played must not be lost there."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = write(tmp_path)
+    first = path.stat().st_ino
+    assert write(tmp_path) == path
+    assert path.stat().st_ino == first
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda folder, path: write(folder, index=2),
+        lambda folder, path: write(folder, index=2, status="raised"),
+        lambda folder, path: records.copy_scores(path, folder / "kept"),
+        lambda folder, path: records.write_thumbnails(folder, "x", NOISE),
+    ],
+    ids=["record", "failure", "copy", "thumbnails"],
+)
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep: Callable[[Path, Path], Path]) -> None:
+    """Half a record would stop every report after it."""
+    path = write(tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(records.Unwritable, match=r"cannot be written to \(File too large\); make room"):
+            keep(tmp_path, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_damaged_thumbnails_are_told_and_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A report without its pictures is better than none."""
+    records.write_thumbnails(tmp_path, "x", np.zeros((*SHAPE, 3), np.uint8))
+    path = tmp_path / "frames" / "x.parquet"
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], b"", whole.replace(b"JFIF", b"\0\0\0\0").replace(b"\xff\xd8", b"\0\0")):
+        path.write_bytes(damaged)
+        assert records.read_thumbnails(tmp_path, "x") is None
+        assert f"{path}: damaged" in caplog.messages[-1]
 
 
 def test_other_protocols_never_share_a_board(tmp_path: Path) -> None:

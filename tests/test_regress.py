@@ -1,10 +1,12 @@
 """The CI guard: what fell is named and makes it exit 1; what may differ does not."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.api import BadInput
-from harness.tasks.regress import guard, update
+from harness.run import records
+from harness.run.records import Key
+from harness.tasks.regress import guard, measure, update
+from tests.test_records import write
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("method=stm", "dataset.clips=1", "dataset.frames=5", "dataset.size=[64,96]", "protocol.rounds=2")
@@ -30,10 +35,10 @@ def measured(**scores: list[float]) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     places = (f"results={folder / 'results'}", f"reports={folder}", f"baseline={folder / 'base.json'}")
     command = [sys.executable, str(ROOT / "run.py"), "task=regress", *places, *SMALL, *overrides]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
 
 
 def test_a_worse_weight_file_fails_and_names_method_and_round(tmp_path: Path) -> None:
@@ -59,11 +64,55 @@ def test_a_worse_weight_file_fails_and_names_method_and_round(tmp_path: Path) ->
     assert cases[0].find("failure") is not None
 
 
-def test_a_rise_another_machine_and_a_new_method_are_no_failures(tmp_path: Path) -> None:
+def test_who_leaves_is_not_let_through(tmp_path: Path) -> None:
+    """A method that calls sys.exit(0) or ends its process must not end the guard well, nor hide who plays beside it."""
+    hostile = ROOT / "tests" / "hostile"
+    cost = "{round: 0.1, frame: 0, object: 0}"
+    place = (f"hydra.searchpath=[file://{hostile / 'conf'}]", f"+clock.costs={{leave: {cost}, exit: {cost}}}")
+    environment = {**os.environ, "PYTHONPATH": str(hostile)}
+    assert run(tmp_path, "method=grabcut", "update=true").returncode == 0
+    done = run(tmp_path, "method=leave,exit,grabcut", *place, env=environment)
+    assert done.returncode == 1
+    told = done.stderr.splitlines()
+    assert "leave round 1: 1 samples failed, the first with SystemExit: 0" in told
+    assert "exit round 1: 1 samples failed, the first with exited with code 3" in told
+    cases = ET.parse(tmp_path / "regress.xml").findall(".//testcase")
+    passed = {case.get("classname"): case.find("failure") is None for case in cases}
+    assert passed == {"regress.leave": False, "regress.exit": False, "regress.grabcut": True}
+
+
+def test_what_cannot_be_compared_has_failed(tmp_path: Path) -> None:
+    """Else the guard passes for a method, a round or a sample that it was asked for and has not looked at."""
+    baseline = tmp_path / "base.json"
+    update(baseline, measured(a=[0.5, 0.6], b=[0.5]))
+    now = measured(a=[0.5], b=[0.5, 0.6], new=[0.1], broken=[])
+    now["methods"]["broken"] = {"error": "1 of 2 samples not played"}
+    rounds = guard(baseline, now, TOLERANCE, tmp_path / "regress.xml")
+    assert [(r.method, r.number, r.verdict) for r in rounds] == [
+        ("a", 1, "kept"),
+        ("a", 2, "failed"),
+        ("b", 1, "kept"),
+        ("b", 2, "failed"),
+        ("broken", 1, "failed"),
+        ("new", 1, "failed"),
+    ]
+    assert rounds[-1].told == "new round 1: not in the baseline; update=true adds it"
+
+
+def test_a_sample_that_is_missing_is_no_score(tmp_path: Path) -> None:
+    """A mean over fewer samples than the baseline's is another number, and may well be higher."""
+    first, second = (records.read(write(tmp_path, index=i)) for i in (1, 2))
+    of_another = Key(first.key.sample, {**first.key.entry, "method": {"name": "n", "_target_": "m.N"}})
+    methods = measure([first, second, replace(first, key=of_another)])["methods"]
+    assert "scores" in methods["m"]
+    assert methods["n"] == {"error": "1 of 2 samples not played"}
+
+
+def test_a_rise_and_another_machine_are_no_failures(tmp_path: Path) -> None:
     """Else the guard cries wolf; but on the baseline's own machine a millionth counts."""
     baseline = tmp_path / "base.json"
     update(baseline, measured(a=[0.5, 0.6], b=[0.5, 0.6]))
-    now = measured(a=[0.499, 0.7], b=[0.499, 0.7], new=[0.1, 0.1])
+    now = measured(a=[0.499, 0.7], b=[0.499, 0.7])
     now["methods"]["b"]["machine"] = {"hardware": "elsewhere"}
     verdicts = [(r.method, r.verdict) for r in guard(baseline, now, TOLERANCE, tmp_path / "regress.xml")]
     assert verdicts == [("a", "fell"), ("a", "rose"), ("b", "kept"), ("b", "rose")]

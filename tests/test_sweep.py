@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,18 @@ def test_jobs_in_other_processes_resume_and_end_with_the_same_table(tmp_path: Pa
     assert recorded(parts).keys() == recorded(whole).keys()
     assert found.items() <= recorded(parts).items()
     assert table(parts) == table(whole)
+
+
+def test_a_sweep_ends_with_what_its_own_jobs_noted(tmp_path: Path) -> None:
+    """Else, in a folder of one's own, an old refusal fails every run after it and old methods join the board."""
+    places = (f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=of/${hydra.job.num}")
+    before = run(tmp_path, *SMALL, *places, "method=stm,grabcut", "protocol=perfect")
+    assert before.returncode == 1
+    assert "takes no masks" in before.stderr
+    assert len(table(tmp_path).splitlines()) == 2
+    after = run(tmp_path, *SMALL, *places, "method=grabcut", "protocol=perfect", "method.iterations=1")
+    assert after.returncode == 0, after.stderr
+    assert len(table(tmp_path).splitlines()) == 2
 
 
 def test_of_jobs_that_write_one_record_at_once_one_wins(tmp_path: Path) -> None:
@@ -85,9 +98,33 @@ def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
     assert [told["A"].shared, told["B"].shared] == [overlap, overlap]
 
 
+def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> None:
+    """Else a process that a killed job's method left behind spoils the times of all that come after it."""
+    program = (
+        "import os, time; from harness.run.contention import stay\n"
+        "here = stay('cpu'); here.__enter__(); pid = os.fork()\n"
+        "if not pid: time.sleep(600)\n"
+        "print(pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"TMPDIR": tempfile.gettempdir()}
+    killed = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    orphan = int(killed.stdout.readline())
+    killed.wait()
+    try:
+        with stay(device) as mine:
+            pass
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    assert not mine.shared
+
+
 def test_other_devices_and_the_killed_do_not_count(device: str) -> None:
     """A job that was killed must not spoil the times of all that come after it."""
-    program = "import os; from harness.run.contention import stay; stay('cpu').__enter__(); os.kill(os.getpid(), 9)"
+    program = (
+        "import os; from harness.run.contention import stay; here = stay('cpu'); here.__enter__(); "
+        "os.kill(os.getpid(), 9)"
+    )
     killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": tempfile.gettempdir()})
     assert killed.returncode == -9
     with stay("cuda") as other, stay(device) as mine:

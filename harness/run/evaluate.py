@@ -26,6 +26,7 @@ from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build
 from harness.run.contention import Stay, stay
+from harness.run.end import job_done
 from harness.run.identity import SELECTION, entry_of, player_of
 from harness.run.progress import bar, showing, tell
 from harness.run.provenance import device_used, machine
@@ -90,6 +91,8 @@ def evaluate(
         raise
     except BadInput as error:
         note(REFUSAL, str(error))
+    finally:
+        job_done()
 
 
 def begin_sweep() -> None:
