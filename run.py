@@ -1,6 +1,5 @@
 """The one door: `uv run run.py`, then any `key=value` of conf/."""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -14,15 +13,16 @@ try:
     from harness.run import command_line
     from harness.run.build import unwrapped
     from harness.run.end import end_with
+    from harness.run.task_keys import with_typed_keys
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name}: not installed; `pip install uv`, then `uv run {shlex.join(sys.argv)}` brings all it needs")
 
 WEIGHTS = Path(__file__).parent / "methods" / "weights"
 
 OmegaConf.register_new_resolver("size_of", lambda weights: "paper" if weights == "official" else "tiny")
+OmegaConf.register_new_resolver("seed_of", lambda weights, seed: seed if weights == "random" else 0)
 OmegaConf.register_new_resolver(
-    "weights_of",
-    lambda weights, method: os.path.relpath(WEIGHTS / f"{method}.safetensors") if weights == "tiny" else weights,
+    "weights_of", lambda weights, method: str(WEIGHTS / f"{method}.safetensors") if weights == "tiny" else weights
 )
 
 
@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
     """Do the task that conf/task names."""
     try:
         with unwrapped():
-            instantiate(config.task)()
+            with_typed_keys(instantiate(config.task))()
     except BadInput as error:
         sys.exit(str(error))
 

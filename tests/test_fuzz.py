@@ -29,7 +29,7 @@ from torch import nn
 
 from harness.api import BadInput
 from harness.data import davis, fetch, folder, scribble_files
-from harness.data.images import inspect, read_annotations, read_frames
+from harness.data.images import digest_line, inspect, read_annotations, read_frames
 from harness.data.sequence import Sequence, choose, plain
 from harness.report.exchange import read_csv, read_summary
 from harness.rules import scribbles
@@ -134,7 +134,13 @@ def annotation(place: Path) -> Kind:
         return path
 
     chunks = (b"tRNS", b"acTL", b"zTXt", b"iCCPx\x00\x00", b"IEND", b"IDAT", b"PLTE", zlib.compress(bytes(10**6)))
-    return Kind(palette_png(), read, png, lambda path: read_annotations([path]), (*INTEGERS, *chunks))
+    return Kind(
+        palette_png(),
+        read,
+        png,
+        lambda path: read_annotations([path], [digest_line(path, path.read_bytes())]),
+        (*INTEGERS, *chunks),
+    )
 
 
 def jpeg_frame(place: Path) -> Kind:
@@ -147,7 +153,12 @@ def jpeg_frame(place: Path) -> Kind:
     noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG")
     markers = tuple(bytes([0xFF, code]) for code in (0xC0, 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xEE))
-    return Kind([data], read, use=lambda path: read_frames([path]), tokens=(*INTEGERS, *markers))
+    return Kind(
+        [data],
+        read,
+        use=lambda path: read_frames([path], [digest_line(path, path.read_bytes())]),
+        tokens=(*INTEGERS, *markers),
+    )
 
 
 def result_mask() -> Kind:

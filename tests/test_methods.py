@@ -197,6 +197,7 @@ def test_mivos_draws_strokes_where_they_are_or_as_the_authors() -> None:
     clip, _ = moving_discs(num_objects=2)
     strokes = interaction(clip, 0, (1, [(132, 74), (120, 74)]), (0, [(5, 5), (5, 9)])).new.frames[0]
     planes = {}
+    assert mivos(strokes_at=True).options.strokes_at == "true"  # as method.strokes_at=true comes from the command line
     for place in ("true", "padded"):
         method = mivos(strokes_at=place)
         method.start(clip)

@@ -18,7 +18,6 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import Round, on_frame
 from harness.run import records
-from harness.run.provenance import source_digest
 from harness.run.records import Key, Record
 from tests.parity.goldens import FULL
 
@@ -192,21 +191,3 @@ def test_masks_leave_as_davis_pngs(tmp_path: Path) -> None:
     assert png.mode == "P"
     assert png.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # type: ignore[index]
     np.testing.assert_array_equal(np.asarray(png), records.masks_of(records.read(record.path, content=True), 2)[3])
-
-
-def test_source_digest_follows_what_a_method_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "guest_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "method.py").write_text("from guest_package import shared\nfrom .near import x\nimport os\n")
-    for name in ("shared", "near", "unrelated"):
-        (package / f"{name}.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = []
-    for name in ("method", "unrelated", "shared", "near"):
-        with (package / f"{name}.py").open("a") as file:
-            file.write("# changed\n")
-        source_digest.cache_clear()
-        digests.append(source_digest("guest_package.method.Method"))
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3

@@ -4,7 +4,6 @@ Perazzi et al. 2016; Pont-Tuset et al. 2017; Caelles et al. 2018; https://davisc
 """
 
 import csv
-import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Literal
 
 from harness.api import BadInput, Scribbles
 from harness.data import scribble_files
-from harness.data.images import content, inspect, read_annotations, read_frames
+from harness.data.images import content, digest_line, inspect, read_annotations, read_frames
 from harness.data.sequence import Sequence, choose, digest_of, plain, root_folder
 
 log = logging.getLogger(__name__)
@@ -101,16 +100,20 @@ def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: 
     size, num_objects, digests = inspect(frames, annotations, merge=merge)
     check_official(name, year, resolution, Facts(len(annotations), num_objects, f"{size[1]}x{size[0]}"))
     paths = sorted((root / "Scribbles" / name).glob("[0-9][0-9][0-9].json"))
-    digests += [f"{path.name} {hashlib.sha256(content(path)).hexdigest()}" for path in paths]
+    given = {path: content(path, scribble_files.MAX_BYTES) for path in paths}
+    lines = [digest_line(path, data) for path, data in given.items()]
     return Sequence(
         name=name,
         num_frames=len(annotations),
         num_objects=num_objects,
         size=size,
-        manifest=digest_of([f"objects {'merged' if merge else 'apart'}", *digests]),
-        scribbles={int(path.stem): read_scribbles(path, name, len(annotations), num_objects, merge) for path in paths},
-        read_frames=partial(read_frames, frames),
-        read_annotations=partial(read_annotations, annotations, merge),
+        manifest=digest_of([f"objects {'merged' if merge else 'apart'}", *digests, *lines]),
+        scribbles={
+            int(path.stem): read_scribbles(path, data, name, len(annotations), num_objects, merge)
+            for path, data in given.items()
+        },
+        read_frames=partial(read_frames, frames, digests[: len(frames)]),
+        read_annotations=partial(read_annotations, annotations, digests[len(frames) :], merge),
         scribbles_expected=SCRIBBLES_PER_SEQUENCE,
     )
 
@@ -153,18 +156,19 @@ def check_official(name: str, year: int, resolution: str, found: Facts) -> None:
 
 
 @cache
-def official_facts() -> dict[str, Facts]:
-    """The table of the official sequences, by name."""
+def official_facts(subset: str | None = None) -> dict[str, Facts]:
+    """The table of the official sequences, or of the train or val ones of 2017, by name."""
     with TABLE.open(newline="") as file:
         return {
             row["sequence"]: Facts(int(row["frames"]), int(row["objects"]), f"{row['width']}x{row['height']}")
             for row in csv.DictReader(file)
+            if subset in (None, row["set"])
         }
 
 
-def read_scribbles(path: Path, name: str, num_frames: int, num_objects: int, merge: bool) -> Scribbles:
-    """A scribble file, checked against the annotations; `merge` gives all objects' strokes to object 1."""
-    read = scribble_files.read(path, name, num_frames)
+def read_scribbles(path: Path, data: bytes, name: str, num_frames: int, num_objects: int, merge: bool) -> Scribbles:
+    """The scribbles of a file that holds `data`, checked; `merge` gives all objects' strokes to object 1."""
+    read = scribble_files.parse(path, data, name, num_frames)
     if merge:
         read = Scribbles(
             name,

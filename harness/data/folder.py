@@ -62,8 +62,8 @@ def load_clip(root: Path, name: str, first_frame: int | str, seed: int) -> Seque
         size=size,
         manifest=digest_of([*digests, json.dumps(to_json(scribbles))]),
         scribbles={1: scribbles},
-        read_frames=partial(read_frames, frames),
-        read_annotations=partial(read_annotations, masks),
+        read_frames=partial(read_frames, frames, digests[: len(frames)]),
+        read_annotations=partial(read_annotations, masks, digests[len(frames) :]),
         drawn_by="robot",
     )
 

@@ -43,7 +43,7 @@ def inspect(
     digests = []
     for t, path in enumerate(paths):
         data = content(path)
-        digests.append(f"{path.name} {hashlib.sha256(data).hexdigest()}")
+        digests.append(digest_line(path, data))
         image = open_image(path, data)
         if image.size != first.size:
             found, wanted = ("{}x{}".format(*size) for size in (image.size, first.size))
@@ -88,14 +88,29 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def read_frames(paths: Iterable[Path]) -> np.ndarray:
-    """Image files as uint8 T×H×W×3, RGB."""
-    return np.stack([decode(path, open_image(path, content(path)), "RGB") for path in paths])
+def digest_line(path: Path, data: bytes) -> str:
+    """A file's name and the digest of what it holds, a line of a manifest."""
+    return f"{path.name} {hashlib.sha256(data).hexdigest()}"
 
 
-def read_annotations(paths: Iterable[Path], merge: bool = False) -> np.ndarray:
-    """Annotation files as uint8 T×H×W labels; see `read_labels`."""
-    return np.stack([read_labels(path, merge) for path in paths])
+def as_listed(path: Path, line: str) -> bytes:
+    """What a file holds. Raises BadInput if that is not what its `digest_line` says, as when it was edited since."""
+    data = content(path)
+    if digest_line(path, data) != line:
+        raise BadInput(f"{path}: changed since the run began; run again to play it as it is now")
+    return data
+
+
+def read_frames(paths: Iterable[Path], lines: Iterable[str]) -> np.ndarray:
+    """Image files as uint8 T×H×W×3, RGB. lines: the `digest_line` of each, which it must still have."""
+    images = ((path, open_image(path, as_listed(path, line))) for path, line in zip(paths, lines, strict=True))
+    return np.stack([decode(path, image, "RGB") for path, image in images])
+
+
+def read_annotations(paths: Iterable[Path], lines: Iterable[str], merge: bool = False) -> np.ndarray:
+    """Annotation files as uint8 T×H×W labels; lines: as in `read_frames`, merge: as in `read_labels`."""
+    images = ((path, open_image(path, as_listed(path, line))) for path, line in zip(paths, lines, strict=True))
+    return np.stack([labels_of(path, image, merge) for path, image in images])
 
 
 def read_labels(path: Path, merge: bool = False) -> np.ndarray:

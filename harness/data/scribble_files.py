@@ -16,13 +16,18 @@ MAX_POINTS = 10_000  # of a stroke; people's have hundreds
 
 def read(path: Path, sequence: str, num_frames: int) -> Scribbles:
     """Read an official scribble file of a sequence with `num_frames` frames. Raises BadInput on any defect."""
+    return parse(path, content(path, MAX_BYTES), sequence, num_frames)
+
+
+def parse(path: Path, data: bytes, sequence: str, num_frames: int) -> Scribbles:
+    """What `read` makes of a file that holds `data`."""
     try:
-        data = json.loads(content(path, MAX_BYTES))
+        given = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({' '.join(str(error).split())}); get the file again") from error
-    if reason := defect(data, sequence, num_frames):
+    if reason := defect(given, sequence, num_frames):
         raise BadInput(f"{path}: {reason}")
-    return from_json(data)
+    return from_json(given)
 
 
 def defect(data: Any, sequence: str, num_frames: int) -> str | None:

@@ -27,6 +27,7 @@ class Sequence:
     drawn_by: who drew them, "human" or "robot".
     read_frames: gives uint8 T×H×W×3, RGB.
     read_annotations: gives uint8 T×H×W labels, 0 background, 255 void.
+    made_by: version and arguments of what generated the clip, "generator 1: split=val, ..."; empty for one in files.
     """
 
     name: str

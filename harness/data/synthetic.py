@@ -168,20 +168,34 @@ def load_clip(split: str, index: int, num_frames: int, size: tuple[int, int], nu
     content = hashlib.sha256(json.dumps([frames.shape, to_json(scribbles)]).encode())
     content.update(frames.data)
     content.update(annotations.data)
-    objects = "1 object" if num_objects == 1 else f"{num_objects} objects"
     return Sequence(
         name=name,
         num_frames=num_frames,
         num_objects=num_objects,
         size=size,
         manifest=content.hexdigest(),
-        made_by=f"generator {GENERATOR}, {split}, clip {index}, {num_frames} frames of {size[0]}x{size[1]}, {objects}, "
-        f"seed {seed}",
         scribbles={1: scribbles},
         read_frames=frames.copy,
         read_annotations=annotations.copy,
         drawn_by="robot",
+        made_by=made_by(split, index, num_frames, size, num_objects, seed),
     )
+
+
+def made_by(
+    split: str,
+    index: int,
+    num_frames: int,
+    size: Items[int],
+    num_objects: int,
+    seed: int,
+    *,
+    generator: int | None = None,
+) -> str:
+    """What makes a clip: the version of the generator, today's by default, and its arguments, as one text."""
+    height, width = size
+    arguments = f"split={split}, clip={index}, frames={num_frames}, size={height}x{width}"
+    return f"generator {generator or GENERATOR}: {arguments}, objects={num_objects}, seed={seed}"
 
 
 def first_scribbles(rng: np.random.Generator, name: str, annotations: np.ndarray, num_objects: int) -> Scribbles:

@@ -25,6 +25,7 @@ from harness.report.leaderboard import (
     intervals,
     notes,
     only,
+    ranking,
     reference,
     remarks,
     sample_of,
@@ -182,8 +183,9 @@ def print_table(board: Board, whole: Board, until: float | None) -> None:
     title = board.title
     if len(board.samples) < len(whole.samples):
         title += f", {len(board.samples)} of {len(whole.samples)} samples"
-    least = [*secondary(board, scores), "95 %", "s/round", f"{board.metric} 1"]
-    least += [] if scores["failed"].any() else ["failed"]
+    at_threshold = f"{board.metric}@{board.protocol.threshold:g}s"
+    least = [*secondary(board, scores), "95 %", "s/round", f"{board.metric} 1", at_threshold, "failed"]
+    least += ["AUC" if ranking(board)[0] == "round_auc" else "round AUC"]
     told = [*remarks(board), *(note for note in notes(board) if note.startswith("times"))]
     show(title, words(board, scores), optional=least, told=told)
 

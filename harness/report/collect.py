@@ -240,15 +240,15 @@ def newest(found: Iterable[Record], run: Collection[Path] = ()) -> tuple[list[Re
     told = []
     for of, version, kind in (
         (but_source, lambda record: record.key.entry["source"], "older code"),
-        (lambda record: record.key.sample["sequence"], lambda record: record.key.sample["manifest"], "older content"),
+        (lambda record: record.key.sample["sequence"], content, "older content"),
     ):
         kept, older, unsure = last_versions(kept, of, version, run)
         if older:
             methods = listed(record.key.entry["method"]["name"] for record in older)
             clips = listed(record.key.sample["sequence"] for record in older)
-            told.append(f"left out: {len(older)} records of {kind}: {methods} on {clips}")
+            told.append(f"left out: records of {kind}: {len(older)} ({methods} on {clips})")
             if unsure:
-                told[-1] += "; they do not tell which is newer, so the last by digest counts"
+                told[-1] += "; they do not tell which is newer, so of what there is most counts"
             if kind == "older content":
                 told[-1] += "; if those clips are of another dataset, play it with a dataset.name= of its own"
     return kept, told
@@ -264,16 +264,21 @@ def last_versions(
     kept, older, unsure = [], [], False
     for versions in things.values():
         ages = {name: max((record.path in run, record.written) for record in group) for name, group in versions.items()}
-        last = max(versions, key=lambda name: (ages[name], name))
+        last = max(versions, key=lambda name: (ages[name], len(versions[name]), name))
         kept += versions.pop(last)
         older += [record for group in versions.values() for record in group]
         unsure |= any(ages[name] == ages[last] for name in versions)
     return kept, older, unsure
 
 
+def content(record: Record) -> str:
+    """What the clip is."""
+    return record.key.clip
+
+
 def but_source(record: Record) -> str:
     """What entry a record is of, whatever the code."""
-    return canonical({key: value for key, value in record.key.entry.items() if key != "source"})
+    return canonical({key: value for key, value in record.key.row.items() if key != "source"})
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

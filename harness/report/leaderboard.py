@@ -19,8 +19,9 @@ from harness.rules.summary import Metric, Played, official, played, report_colum
 from harness.run.provenance import digest
 from harness.run.records import Record
 
-MACHINE = ("hardware", "instructions", "threads", "numpy", "opencv", "torch")  # of a record's provenance: what times
-TOLD = ("scribbles", "commit", "python", *MACHINE)
+MACHINE = ("processors", "instructions", "threads", "numpy", "opencv", "torch")  # of a record's provenance: what times
+TOLD = ("scribbles", "commit", "hardware", "python", *MACHINE)
+UNTOLD = ("", "unknown")
 NOISE = "≈"
 TIMED = ("auc", "at_threshold", "time_to_90")  # the scores that depend on time
 LONGEST = 120  # bytes of a file's name, before what is put around it
@@ -59,9 +60,15 @@ class Entry:
         """
         if any(record.provenance.get("shared") for record in self.records):
             return "shared"
-        if self.measured and len(machines(self.records)) > 1:
+        if self.measured and len(self.machines) > 1:
             return "mixed"
         return "by round" if self.summary and np.isnan(self.summary["auc"]) else ""
+
+    @property
+    def machines(self) -> list[str]:
+        """The machines that played it; of records that do not tell their processors, by the one that was used."""
+        told = all(record.provenance.get("processors", "") not in UNTOLD for record in self.records)
+        return machines(self.records, MACHINE if told else ("hardware", *MACHINE))
 
     @property
     def measured(self) -> bool:
@@ -129,7 +136,7 @@ def boards(records: Iterable[Record], run: Collection[Path] = ()) -> list[Board]
             if len(several) > 1:
                 name = one[0].key.entry["dataset"]["name"]
                 left_out.append(
-                    f"left out: {len(group) - len(one)} records of another dataset called {name}, which "
+                    f"left out: records of another dataset called {name}: {len(group) - len(one)}, which "
                     "have a report of their own; play it with a dataset.name= of its own"
                 )
             made.append(replace(board(kept), left_out=left_out, since=min(record.written for record in one)))
@@ -140,7 +147,7 @@ def board(records: list[Record]) -> Board:
     """The board of records that share dataset, protocol and clock, and have one version of each sample."""
     groups = defaultdict(list)
     for record in records:
-        groups[canonical(record.key.entry)].append(record)
+        groups[canonical(record.key.row)].append(record)
     protocol = protocol_of(canonical(records[0].key.entry["protocol"]))
     labels = label([group[0].key.entry for group in groups.values()])
     samples = sorted({(r.key.sample["sequence"], r.key.sample["scribble_idx"]) for r in records})
@@ -382,10 +389,10 @@ def ranked(board: Board) -> list[Entry]:
     return sorted(board.entries, key=order)
 
 
-def machines(records: Iterable[Record]) -> list[str]:
-    """The machines that played records, told apart by what all of these tell of them."""
+def machines(records: Iterable[Record], keys: Collection[str] = MACHINE) -> list[str]:
+    """The machines that played records, told apart by those `keys` of provenance that all of the records tell."""
     told = [record.provenance for record in records]
-    keys = [key for key in MACHINE if all(each.get(key) for each in told)]
+    keys = [key for key in keys if all(each.get(key, "") not in UNTOLD for each in told)]
     values = sorted({tuple(str(each[key]) for key in keys) for each in told})
     differ = [i for i in range(len(keys)) if len({value[i] for value in values}) > 1] or range(min(1, len(keys)))
     return [", ".join(f"{keys[i]} {value[i]}" for i in differ) for value in values]
@@ -463,7 +470,7 @@ def notes(board: Board) -> list[str]:
 def no_times(entry: Entry) -> str:
     """Why an entry has no AUC over time, and how to get one, in a line; "" if it has."""
     remedy = "no AUC over time; for one, play it alone on one machine with recompute=true"
-    played_on = machines(entry.records)
+    played_on = entry.machines
     return {
         "": "",
         "shared": f"times shared: {entry.label} ran beside another job on the same device; {remedy}",

@@ -8,6 +8,7 @@ aside and moved in together, by one process at a time.
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
@@ -17,6 +18,7 @@ from pathlib import Path
 from harness.report.collect import canonical
 from harness.report.leaderboard import Board, remarks
 from harness.run.provenance import digest
+from harness.run.records import STALE
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,9 @@ def make(folder: Path, inputs: str, write: Callable[[Path], Iterable[Path]]) -> 
     if is_from(inputs, folder):
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{ASIDE}*"):  # by who was killed
-        shutil.rmtree(left)
+    for left in folder.glob(f"{ASIDE}*"):
+        if time.time() - left.stat().st_mtime > STALE:  # by who was killed
+            shutil.rmtree(left)
     before = set(files_of(folder))
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder) as aside:
         files = [path.replace(folder / path.name) for path in list(write(Path(aside)))]

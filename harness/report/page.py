@@ -81,7 +81,7 @@ def environment() -> Environment:
 
 def cells(board: Board, scores: pd.DataFrame) -> list[list[tuple[str, str, bool]]]:
     """A table row by row: (column, text, whether that stands for a number that there is not)."""
-    pairs = zip(words(board, scores).to_numpy(), scores.isna().to_numpy(), strict=True)
+    pairs = zip(words(board, scores).to_numpy(), (scores.isna() | (scores == "")).to_numpy(), strict=True)
     return [list(zip(scores.columns, texts, absent, strict=True)) for texts, absent in pairs]
 
 

@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from harness.data import synthetic
 from harness.report import figures
-from harness.report.leaderboard import NOISE, TIMED, Board, by_object_and_frame, notes, outcome, speed
+from harness.report.leaderboard import NOISE, TIMED, Board, Entry, by_object_and_frame, notes, outcome, speed
 from harness.report.statistics import difference, interval, score
 from harness.report.tables import latex, markdown, show
 from harness.run.provenance import machine
@@ -141,8 +142,9 @@ def cell(table: Table, row: Row, i: int) -> Cell | None:
     low, high = interval(mine, name, threshold)
     other = next((r.boards[i] for r in table.rows if r.label == table.against and r.label != row.label), None)
     noise = False
-    if other is not None and (against := other.entries[0]).played and other.protocol == board.protocol:
-        theirs = outcome(against.rounds, against.played.samples, other.protocol, column.metric)
+    against = other.entries[0] if other and other.protocol == board.protocol else None
+    if against and against.played and of_same_clips(entry, against):
+        theirs = outcome(against.rounds, against.played.samples, board.protocol, column.metric)
         noise = difference(mine, theirs, name, threshold).noise
     trainings = [
         column.unit * score(outcome(each.rounds, mine.samples, board.protocol, column.metric), name, threshold)
@@ -261,8 +263,21 @@ def long(table: Table, found: list[list[Cell | None]]) -> pd.DataFrame:
 
 
 def samples(row: Row) -> str:
-    """How many samples are behind a row of ours, and of how many."""
-    return f"{row.board.entries[0].samples} of {row.board.total}" if row.board else ""
+    """How many samples are behind a row of ours, of how many, and which clips they are if not today's."""
+    return labelled(f"{(entry := row.board.entries[0]).samples} of {row.board.total}", entry) if row.board else ""
+
+
+def labelled(label: str, entry: Entry) -> str:
+    """`label`, with the version of the generator that made an entry's clips where that is not today's."""
+    makers = {record.key.clip.partition(":")[0] for record in entry.records if record.key.sample.get("made_by")}
+    others = sorted(makers - {f"generator {synthetic.GENERATOR}"})
+    return ", ".join([label, *(f"clips of {maker}" for maker in others)])
+
+
+def of_same_clips(one: Entry, other: Entry) -> bool:
+    """Whether two entries' samples of one name are of one clip: only then they may be paired."""
+    clips = [{r.key.sample["sequence"]: r.key.clip for r in entry.records} for entry in (one, other)]
+    return all(clips[1].get(name, clip) == clip for name, clip in clips[0].items())
 
 
 def by_training(table: Table, row: Row, found: list[Cell | None]) -> str:

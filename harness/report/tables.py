@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 NUMBER = r"-?\d+(\.\d+)?( ≈)?"
-WORD = 24  # characters of a word that are kept together in a narrow table
+WORD = 20  # characters of a word that are kept together in a narrow table
 TEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     "\\": r"\textbackslash{}",

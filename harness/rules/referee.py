@@ -1,16 +1,18 @@
 """The referee: the same sample played through the real davisinteractive 1.0.4.
 
-`protocol.engine=official` takes this loop instead of `harness.rules.session`. It is slow, and on today's libraries the
-package orders ties (numpy) and neighbours (scikit-learn, networkx) otherwise than when it was released.
+`protocol.engine=official` takes this loop instead of `harness.rules.session`. It is slow. What depends on the order in
+which libraries happened to give ties (numpy, scikit-image) and neighbours (scikit-learn, networkx) is ordered as in
+April 2020, when the package was released: the same frames and strokes whatever is installed here, as in our own engine.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -18,24 +20,55 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import csr_array
 
 from harness.api import BadInput, Clip, Interaction, Method, Scribbles
 from harness.rules.clock import Clock, WallClock
 from harness.rules.protocol import Protocol
+from harness.rules.robot import breadth_first, introsort, kd_tree_order
 from harness.rules.scribbles import empty, from_json, fuse, to_json
 from harness.rules.session import Round, check, first_frame, read_only
 
-RENAMED = {
-    np: {"bool": bool, "int": int, "float": float, "trapz": np.trapezoid},  # gone since numpy 1.24 and 2.0
-    nx: {"from_scipy_sparse_matrix": nx.from_scipy_sparse_array},  # renamed in networkx 3.0
-}
+# Gone since numpy 1.24 and 2.0.
+GONE = {"bool": bool, "int": int, "float": float, "trapz": np.trapezoid}
 
 
-class ReleaseTimeTies(np.random.Generator):
+class Scores(np.ndarray):
+    """Breaks ties in sorting as numpy 1.18 did; later versions do by the CPU."""
+
+    def argsort(self, *_: Any, **__: Any) -> Any:
+        return np.array(introsort(self.tolist()))
+
+
+class Permutation(np.random.Generator):
     """Breaks the ties of the medial axis as scikit-image 0.16 did; later versions draw them unseeded."""
 
     def permutation(self, x: Any, axis: int = 0) -> Any:
         return np.random.RandomState(0).permutation(x)
+
+
+def scores(measure: Callable[..., np.ndarray], *arguments: Any, **options: Any) -> np.ndarray:
+    """What a measure of the package returns, as `Scores`."""
+    return measure(*arguments, **options).view(Scores)
+
+
+def neighbours(graph: Callable[..., Any], points: np.ndarray, *arguments: Any, **options: Any) -> csr_array:
+    """scikit-learn's graph of near points, the neighbours of each in the order of 0.20: that of its kd-tree."""
+    near = graph(points, *arguments, **options).tocoo()
+    rank = np.array(kd_tree_order(points))
+    order = np.lexsort((rank[near.col], near.row))
+    ends = np.searchsorted(near.row[order], np.arange(len(points) + 1))
+    return csr_array((near.data[order], near.col[order], ends), near.shape)
+
+
+def connected_components(graph: nx.Graph) -> Iterator[set[int]]:
+    """Nodes that hang together, in sets that iterate as those of networkx 2.4."""
+    seen: set[int] = set()
+    for node in graph:
+        if node not in seen:
+            part = set(breadth_first(graph, node))
+            seen |= part
+            yield part
 
 
 def play(
@@ -124,28 +157,44 @@ def session(clip: Clip, truth: np.ndarray, scribbles: Scribbles, protocol: Proto
 
 @contextmanager
 def revived() -> Iterator[None]:
-    """Make the package run on the libraries of today, as long as the context lasts."""
-    gone = [(library, name, value) for library, names in RENAMED.items() for name, value in names.items()]
-    gone = [(library, name, value) for library, name, value in gone if name not in vars(library)]
-    for library, name, value in gone:
-        setattr(library, name, value)
+    """Make the package run on the libraries of today, and break ties as on those of its release, within the context."""
+    gone = {name: value for name, value in GONE.items() if name not in vars(np)}
+    for name, value in gone.items():
+        setattr(np, name, value)
     try:
-        from davisinteractive.evaluation.service import EvaluationService
+        from davisinteractive.evaluation import service
         from davisinteractive.robot import interactive_robot
 
         logging.getLogger("absl").setLevel(logging.WARNING)
-        summarize_report = EvaluationService.summarize_report
+        summarize_report = service.EvaluationService.summarize_report
 
         # pandas 2 no longer drops the text column, nor averages numbers held as objects
         def summarize(self: Any, report: pd.DataFrame) -> Mapping[str, Any]:
-            return summarize_report(self, report.drop(columns="session_id").infer_objects())
+            numbers = report.drop(columns="session_id").infer_objects()
+            return summarize_report(self, numbers.astype(dict.fromkeys(numbers.columns[-4:], float)))
 
-        skeleton = partial(interactive_robot.medial_axis, rng=ReleaseTimeTies(np.random.PCG64()))
-        with (
-            patch.object(EvaluationService, "summarize_report", summarize),
-            patch.object(interactive_robot, "medial_axis", skeleton),
-        ):
+        at_release = {
+            (service.EvaluationService, "summarize_report"): summarize,
+            (service, "batched_jaccard"): partial(scores, service.batched_jaccard),
+            (service, "batched_f_measure"): partial(scores, service.batched_f_measure),
+            (interactive_robot, "medial_axis"): partial(
+                interactive_robot.medial_axis, rng=Permutation(np.random.PCG64())
+            ),
+            (interactive_robot, "radius_neighbors_graph"): partial(
+                neighbours, interactive_robot.radius_neighbors_graph
+            ),
+            (interactive_robot, "nx"): SimpleNamespace(
+                **vars(nx)
+                | {
+                    "from_scipy_sparse_matrix": nx.from_scipy_sparse_array,  # renamed in networkx 3.0
+                    "connected_components": connected_components,
+                }
+            ),
+        }
+        with ExitStack() as patches:
+            for (where, name), value in at_release.items():
+                patches.enter_context(patch.object(where, name, value))
             yield
     finally:
-        for library, name, _ in gone:
-            delattr(library, name)
+        for name in gone:
+            delattr(np, name)

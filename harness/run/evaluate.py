@@ -24,15 +24,16 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
-from harness.run.build import build, without
+from harness.run.build import build
 from harness.run.contention import Stay, stay
+from harness.run.identity import SELECTION, entry_of, player_of
 from harness.run.progress import bar, showing, tell
-from harness.run.provenance import device_used, machine, source_digest, weights_of
+from harness.run.provenance import device_used, machine
+from harness.run.source import is_changed
 from harness.run.workers import Died, in_children
 
 log = logging.getLogger(__name__)
 
-SELECTION = ("root", "sequences", "without_scribbles", "archives")  # where a dataset lies and what is played of it
 NOTES = "records.txt"
 REFUSAL = "refusal.txt"
 SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in whose name they note
@@ -169,10 +170,7 @@ def play_missing(
         if rules.scored != "all" and sequence.num_frames < 3:
             raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which protocol={rules.name} scores none")
     entry = entry_of(method, dataset, protocol, clock)
-    samples = [
-        Sample(s, records.Key({"sequence": s.name, "scribble_idx": index, "manifest": s.manifest}, entry))
-        for s, index in chosen[share]
-    ]
+    samples = [Sample(each, records.Key(sample_of(each, index), entry)) for each, index in chosen[share]]
 
     missing = []
     for sample in samples:
@@ -218,6 +216,7 @@ def play_samples(
         clip = Clip(sequence.name, frames, sequence.num_objects)
         records.write_thumbnails(runs, sequence.manifest, frames)
         rows, status, error, shared = play_sample(player, clip, sample, protocol, clock)
+        verify(method, sample)
         if status != "complete":
             player.cache_clear()  # who failed starts afresh
         yield record(sample, runs, provenance | {"shared": shared}, rows, status, error, replace)
@@ -290,6 +289,23 @@ def end_copy(process: int) -> None:
         os._exit(0)
 
 
+def verify(method: DictConfig, sample: Sample) -> None:
+    """Raise BadInput unless what played a sample is, by all that can be seen, what its key tells of.
+
+    Asked when it has been played, as a method may read its files whenever it likes.
+    """
+    entry = sample.key.entry
+    now = player_of(method)
+    changed = [name for name, value in now.items() if value != entry[name]]
+    if not changed and is_changed(method._target_):
+        changed = ["source"]
+    if changed:
+        what = " and ".join({"method": "files", "weights": "weights", "source": "code"}[name] for name in changed)
+        raise BadInput(
+            f"{method.name}: its {what} changed under the run; {sample.sequence.name} is not kept, run again"
+        )
+
+
 def status_of(error: BaseException) -> str:
     """The status of a sample that ended with `error`; see `records.Record`."""
     match error:
@@ -346,6 +362,12 @@ def record(
     return records.write(runs, sample.key, rows, **told, status=status, error=error, replace=replace)
 
 
+def sample_of(sequence: Sequence, index: int) -> dict[str, Any]:
+    """What a record's key tells of a sample: which one it is, and its content."""
+    told = {"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}
+    return told | ({"made_by": sequence.made_by} if sequence.made_by else {})
+
+
 def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a record says beside its key and rows: the clip, and where data and scores come from."""
     return {
@@ -381,21 +403,6 @@ def changes(given: Iterable[str]) -> list[str]:
         change.partition("=")[::2] for change in given if change.startswith(("dataset.", "protocol.", "clock."))
     )
     return sorted(f"{key}={value}" for key, value in last.items() if key.partition(".")[2] not in SELECTION)
-
-
-def entry_of(method: DictConfig, dataset: DictConfig, protocol: DictConfig, clock: DictConfig) -> dict[str, Any]:
-    """What all samples of one leaderboard row share, as plain data."""
-    plain_clock: Any = OmegaConf.to_container(clock, resolve=True)
-    if "costs" in plain_clock:
-        plain_clock["costs"] = plain_clock["costs"].get(method.name)
-    return {
-        "method": OmegaConf.to_container(without(method, ("official", "published")), resolve=True),
-        "weights": weights_of(method),
-        "dataset": OmegaConf.to_container(without(dataset, SELECTION), resolve=True),
-        "protocol": OmegaConf.to_container(protocol, resolve=True),
-        "clock": plain_clock,
-        "source": source_digest(method._target_),
-    }
 
 
 def parse_shard(shard: str) -> slice:

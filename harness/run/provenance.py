@@ -1,14 +1,12 @@
 """Where a score comes from: source, weights, machine."""
 
-import ast
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,21 @@ def digest(*parts: bytes) -> str:
     return sha.hexdigest()[:16]
 
 
+def digest_of_files(files: Iterable[Path]) -> str:
+    """16 hex digits of the SHA-256 of files, one after the other."""
+    sha = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                sha.update(part)
+    return sha.hexdigest()[:16]
+
+
 def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
     """What the weights of a method's config are: {name, digest, training}.
 
-    name is "none" for a method without weights, else the config's `weights`; training says whose it was.
-    Raises BadInput when a file is missing.
+    name is "none" for a method without weights, "random", "official" or the name of the file; training says whose it
+    was. What they are is the digest alone, of the content of their files. Raises BadInput when a file is missing.
     """
     weights = method.get("weights")
     if weights is None:
@@ -63,8 +71,8 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
                 f"weights={weights}: no such file; say weights=tiny, official, random or a .safetensors file"
             )
     return {
-        "name": str(weights),
-        "digest": digest(*(file.read_bytes() for file in files)),
+        "name": files[0].name if weights != "official" else weights,
+        "digest": digest_of_files(files),
         "training": training or training_of(files[0]),
     }
 
@@ -88,62 +96,14 @@ def metadata(weights: Path) -> dict[str, str]:
         raise BadInput(f"{weights}: not a safetensors file ({error}); give weights=random, official or one") from error
 
 
-@cache
-def source_digest(target: str) -> str:
-    """Digest of the code a score depends on: `harness.api`, `harness.rules`, what `target`'s package imports of itself.
-
-    target: dotted path of the method's class. None of its code is executed.
-    """
-    rules = Path(__file__).parents[1] / "rules"
-    modules = {"harness.api", *(f"harness.rules.{file.stem}" for file in rules.glob("*.py"))}
-    pending = [target.rpartition(".")[0]]
-    while pending:
-        module = pending.pop()
-        if module not in modules:
-            modules.add(module)
-            pending += own_imports(module)
-    return digest(*(file_of(module).read_bytes() for module in sorted(modules)))
-
-
-def own_imports(module: str) -> Iterator[str]:
-    """The modules of the same top-level package that `module` imports."""
-    package = module.partition(".")[0]
-    here = module.split(".") if file_of(module).name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(file_of(module).read_bytes())):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parent = here[: len(here) + 1 - node.level] if node.level else []
-            base = ".".join([*parent, *([node.module] if node.module else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.partition(".")[0] == package and find_file(name))
-
-
-def find_file(module: str) -> Path | None:
-    """The file of a module, found without importing anything; None when there is no such module."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None:
-        return None
-    if spec.submodule_search_locations is None:
-        return Path(spec.origin) if spec.origin and not rest else None
-    paths = [Path(folder, *rest) for folder in spec.submodule_search_locations]
-    files = [file for path in paths for file in (path / "__init__.py", path.with_suffix(".py"))]
-    return next((file for file in files if file.is_file()), None)
-
-
-def file_of(module: str) -> Path:
-    """The file of a module that must exist."""
-    file = find_file(module)
-    if file is None:
-        raise BadInput(f"{module}: _target_ names this module, which cannot be found; is its folder on PYTHONPATH?")
-    return file
-
-
 def machine() -> dict[str, str]:
-    """Commit, hardware and versions; the GPU is named, too, once a method has used it."""
-    return {"commit": commit(), "hardware": ", ".join(filter(None, (gpu_name(), cpu_name())))} | versions()
+    """Commit, hardware and versions; `hardware` names a GPU once a method has used it, `processors` all there are."""
+    return {
+        "commit": commit(),
+        "hardware": gpu_name() or cpu_name(),
+        "processors": processors(),
+        "threads": threads(),
+    } | versions()
 
 
 @cache
@@ -179,6 +139,20 @@ def cpu_name() -> str:
     flags = [line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))]
     instructions = f", instructions {digest(flags[0].encode())}" if flags else ""
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores{instructions}"
+
+
+@cache
+def processors() -> str:
+    """The processor and the GPUs of this machine, used or not."""
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("Model:")]
+    return ", ".join([cpu_name(), *(line.partition(":")[2].strip() for line in lines)])
+
+
+def threads() -> str:
+    """What says how many threads compute: the cores that this process may use, and OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"of {cores} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}"
 
 
 def device_used() -> str:

@@ -8,7 +8,10 @@ Rows are (round, object, frame) with the columns of the official report, and
     annotated_frame    the frame the user marked in that round
     scribbles          official JSON of the round's new strokes, on the first row of the round
     mask               PNG of the frame's label map, on the row of the frame's first object
-Unscored frames have null scores. Everything else is JSON in the file's own metadata.
+Unscored frames have null scores. Everything else is JSON in the file's own metadata: see `Record`, and
+    format             1; records without are of format 0
+    written            when, in UTC, which no copy changes
+Whatever later versions add or leave out, a record of an earlier format is read for ever.
 """
 
 import errno
@@ -19,10 +22,10 @@ import platform
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -39,10 +43,12 @@ from harness.api import BadInput, Scribbles
 from harness.rules.scribbles import from_json, to_json
 from harness.rules.session import Round
 from harness.rules.summary import report_columns
+from harness.run.identity import from_format_0
 from harness.run.provenance import digest
 
 log = logging.getLogger(__name__)
 
+FORMAT = 1
 METADATA = b"ivosbench"
 DAMAGED = "damaged or gone; play it again with recompute=true"
 STALE = 3600  # seconds after which a temporary file can only be that of a job that was killed
@@ -64,6 +70,12 @@ SCHEMA = pa.schema(
         ("mask", pa.binary()),
     ]
 )
+SCORES = [*report_columns, "annotated_frame"]
+OPTIONAL = ("session_id", "annotated_frame", "scribbles", "mask")  # columns without which there are scores
+EPOCH = datetime.fromtimestamp(0, UTC)
+MICROSECOND = timedelta(microseconds=1)
+PLACE = ("commit", "hardware", "python", "numpy", "opencv", "torch", "scribbles")
+UNTOLD = {"samples": 0, "changes": [], "shared": False, **dict.fromkeys(PLACE, "unknown")}  # of a record's provenance
 
 
 class Unwritable(BadInput):
@@ -74,15 +86,27 @@ class Unwritable(BadInput):
 class Key:
     """Everything a sample's scores depend on, printable.
 
-    sample: {sequence, scribble_idx, manifest}.
-    entry: what is the same for all samples of one leaderboard row: method, weights, protocol, clock, source.
+    sample: {sequence, scribble_idx, manifest}, and made_by for a clip that was generated.
+    entry: what is the same for all samples of one leaderboard row: method, weights, dataset, protocol, clock, source.
+    What is in them for information alone is not part of what they are; see `clip` and `row`.
     """
 
     sample: Mapping[str, Any]
     entry: Mapping[str, Any]
 
+    @property
+    def clip(self) -> str:
+        """What the clip is: what generated it, whose bits may differ between processors, or the digest of its files."""
+        return str(self.sample.get("made_by") or self.sample["manifest"])
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What of the entry its scores depend on: of its weights the digest, neither name nor training."""
+        return {**self.entry, "weights": self.entry.get("weights", {}).get("digest", "")}
+
     def __str__(self) -> str:
-        return json.dumps({"sample": self.sample, "entry": self.entry}, sort_keys=True)
+        told = {"sequence": self.sample["sequence"], "scribble_idx": self.sample["scribble_idx"], "clip": self.clip}
+        return json.dumps({"sample": told, "entry": self.row}, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -91,8 +115,12 @@ class Key:
 
     def path(self, folder: Path) -> Path:
         """Where the record lies below `folder`."""
-        sample = f"{self.sample['sequence']}-{self.sample['scribble_idx']}"
-        return folder / self.entry["method"]["name"] / f"{sample}-{self.digest}.parquet"
+        return folder / self.entry["method"]["name"] / f"{self.name}.parquet"
+
+    @property
+    def name(self) -> str:
+        """What the record's file is called, but for its suffix."""
+        return f"{self.sample['sequence']}-{self.sample['scribble_idx']}-{self.digest}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +132,7 @@ class Record:
     error: the traceback of a failed one, or the last lines of its process; why it ended is on the last line.
     clip: {num_frames, num_objects, size}.
     rows: without scribbles and masks unless they were asked for.
-    written: when it was, in ns since the epoch, as it says itself (metadata `written`, ISO 8601); 0 if it does not.
+    written: when it was, in ns since 1970, as it says itself, 0 where it does not.
     """
 
     path: Path
@@ -137,6 +165,8 @@ def write(
     path = key.path(folder)
     failed = path.with_suffix(".failed.parquet")
     about = {
+        "format": FORMAT,
+        "written": datetime.now(UTC).isoformat(timespec="microseconds"),
         "sample": key.sample,
         "entry": key.entry,
         "status": status,
@@ -185,15 +215,37 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def copy_scores(path: Path, folder: Path) -> Path:
-    """Copy a record into `folder` without strokes and masks, which are most of it."""
-    table = pq.read_table(path)
-    for name in ("scribbles", "mask"):
-        field = table.schema.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, pa.nulls(len(table), field.type))
-    with temporary_for(folder / path.name) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-        return temporary.replace(folder / path.name)
+def keep(found: Iterable[Path], path: Path) -> None:
+    """Keep the scores of records in one file, without strokes and masks, which are most of them; see `read_kept`.
+
+    Records that it holds already stay, but for those of the same key. One job at a time.
+    """
+    parts = []
+    with readable(path):
+        parts += kept_parts(path)
+    for each in found:
+        with readable(each):
+            table, metadata = read_table(each, SCORES)
+            parts.append((metadata[METADATA].decode(), table))
+    last = {record_of(path, json.loads(about), table).key.digest: (about, table) for about, table in parts}
+    whole = pa.concat_tables(
+        [part for about, table in last.values() for part in (pa.table({"about": [about]}), table)],
+        promote_options="default",
+    )
+    with temporary_for(path) as temporary:
+        pq.write_table(whole.replace_schema_metadata(), temporary, compression="zstd")
+        temporary.replace(path)
+
+
+def kept_parts(path: Path) -> list[tuple[str, pa.Table]]:
+    """The records of a file that `keep` wrote, as JSON about each and its rows; none where there is no file."""
+    if not path.exists():
+        return []
+    table, _ = read_table(path, ["about", *SCORES])
+    abouts = table["about"].to_pylist()
+    starts = [row for row, about in enumerate(abouts) if about is not None]
+    ends = [*starts[1:], len(abouts)]
+    return [(abouts[start], table.slice(start + 1, end - start - 1)) for start, end in zip(starts, ends, strict=True)]
 
 
 def link_first(temporary: Path, path: Path) -> None:
@@ -243,25 +295,72 @@ def rows_of(round: Round, key: Key) -> Iterator[dict[str, Any]]:
 
 
 def read(path: Path, *, content: bool = False) -> Record:
-    """Read a record; `content` includes scribbles and masks."""
-    columns = None if content else [*report_columns, "annotated_frame"]
-    try:
-        schema = pq.read_schema(path)
-        about = json.loads(schema.metadata[METADATA])
-        key = Key(about["sample"], about["entry"])
-        name = f"{key.sample['sequence']}-{key.sample['scribble_idx']}-{key.digest}"
-        if not schema.equals(SCHEMA) or path.name.removesuffix(".parquet").removesuffix(".failed") != name:
+    """Read a record of any format; `content` includes scribbles and masks.
+
+    What it lacks of columns and provenance is empty or "unknown", what it has beyond them is left out.
+    Raises BadInput for what is no record or not as it was written, and for one of a later format.
+    """
+    with readable(path):
+        table, metadata = read_table(path, SCHEMA.names if content else SCORES)
+        about = json.loads(metadata[METADATA])
+        record = record_of(path, about, conform(table, SCHEMA.names if content else SCORES))
+        if path.name.removesuffix(".parquet").removesuffix(".failed") != name_of(record, about):
             raise ValueError("not as it was written")
-        told = about["status"], printable(about["error"]), about["clip"], about["provenance"]
-        written = nanoseconds(about["written"]) if "written" in about else 0
-        return Record(path, key, *told, pq.read_table(path, columns=columns).to_pandas(), written)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        return record
+
+
+def read_kept(path: Path) -> list[Record]:
+    """The records of a file that `keep` wrote: a row with JSON about each, then its own. Raises BadInput as `read`."""
+    with readable(path):
+        return [record_of(path, json.loads(about), conform(table, SCORES)) for about, table in kept_parts(path)]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """A refusal in one line where a file is none of ours."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: not a record of ours ({type(error).__name__}); delete it and run again") from error
 
 
-def nanoseconds(time: str) -> int:
-    """An ISO 8601 time as ns since the epoch, exact to the microsecond."""
-    return round(datetime.fromisoformat(time).timestamp() * 1e6) * 1000
+def read_table(path: Path, wanted: Collection[str]) -> tuple[pa.Table, dict[bytes, bytes]]:
+    """Those of the wanted columns that a Parquet file has, and its own metadata."""
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in wanted if name in file.schema_arrow.names]
+        return file.read(columns), file.schema_arrow.metadata
+
+
+def record_of(path: Path, about: Mapping[str, Any], rows: pa.Table) -> Record:
+    """The record that JSON about it, in whatever format, and its rows make."""
+    number = about.get("format", 0)
+    if number > FORMAT:
+        raise BadInput(f"{path}: a record of format {number}, this version reads up to {FORMAT}; update ivosbench")
+    sample, entry = about["sample"], about["entry"]
+    key = Key(sample, entry) if number else Key(*from_format_0(sample, entry))
+    written = datetime.fromisoformat(about["written"]) if number else EPOCH
+    told = about["status"], printable(about["error"]), about["clip"], UNTOLD | about["provenance"]
+    return Record(path, key, *told, rows.to_pandas(), (written - EPOCH) // MICROSECOND * 1000)
+
+
+def name_of(record: Record, about: Mapping[str, Any]) -> str:
+    """What the file of a record is called, by its key as it was written."""
+    key = record.key
+    if about.get("format", 0):
+        return key.name
+    raw = json.dumps({"sample": about["sample"], "entry": about["entry"]}, sort_keys=True)
+    return f"{key.sample['sequence']}-{key.sample['scribble_idx']}-{digest(raw.encode())}"
+
+
+def conform(table: pa.Table, wanted: Sequence[str]) -> pa.Table:
+    """The wanted columns of `SCHEMA`; empty where they were not kept, KeyError for a score that is not there."""
+    found = {name: table[name] for name in table.column_names}
+    if "j_and_f" not in found:
+        found["j_and_f"] = pc.add(pc.multiply(found["jaccard"], 0.5), pc.multiply(found["contour"], 0.5))
+    for name in OPTIONAL:
+        found.setdefault(name, pa.nulls(len(table)))
+    schema = pa.schema([SCHEMA.field(name) for name in wanted])
+    return pa.table([found[column.name].cast(column.type) for column in schema], schema=schema)
 
 
 def masks_of(record: Record, interaction: int) -> np.ndarray:

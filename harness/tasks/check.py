@@ -25,7 +25,8 @@ from harness.rules.session import Round
 from harness.run.build import build
 from harness.run.evaluate import build_method, said
 from harness.run.progress import bar
-from harness.run.provenance import source_digest, weights_of
+from harness.run.provenance import weights_of
+from harness.run.source import source_digest
 
 ROUNDS = 4  # MiVOS propagates in the third and may go on to another frame after it
 FRAMES = 6

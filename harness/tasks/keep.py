@@ -22,13 +22,14 @@ def keep(
     shard: str,
     results: str,
 ) -> None:
-    """Play what is missing of a method, and keep its scores in `<results>/ablations/<variant>`, where tables find them.
+    """Play what is missing of a method, and keep its scores in `<results>/ablations/<variant>.parquet`, for tables.
 
     Raises BadInput if a sample fails.
     """
-    folder = Path(results, "ablations", plain(variant, "variant"))
-    for path in play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute=False):
+    kept = Path(results, "ablations", f"{plain(variant, 'variant')}.parquet")
+    played = list(play_missing(method, dataset, protocol, clock, shard, Path(results, "runs"), recompute=False))
+    for path in played:
         if (status := records.read(path).status) != "complete":
             raise BadInput(f"{path}: {method.name} failed there ({status}); its record says why")
-        records.copy_scores(path, folder)
-    log.info("written: %s", folder)
+    records.keep(played, kept)
+    log.info("written: %s", kept)

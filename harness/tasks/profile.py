@@ -18,7 +18,8 @@ from harness.rules.scribbles import empty
 from harness.rules.session import play
 from harness.run.build import build
 from harness.run.contention import stay
-from harness.run.evaluate import build_method, entry_of, sequences_of
+from harness.run.evaluate import build_method, sequences_of
+from harness.run.identity import entry_of
 from harness.run.provenance import cpu_name, device_used, digest, versions
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of its start and its end otherwise

@@ -19,7 +19,9 @@ from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
 from harness.run import records
 from harness.run.evaluate import begin_sweep, noted
+from harness.run.identity import rules_from_format_0
 from harness.run.records import Record
+from harness.run.task_keys import boolean
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ class Guard(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse, before anything is played, what has no baseline."""
         begin_sweep()
-        if config["update"]:
-            return
         try:
+            if boolean("update", config["update"]):  # .update is a method of every mapping
+                return
             known = read(Path(config.baseline))["methods"]
         except BadInput as error:
             sys.exit(str(error))
@@ -66,7 +68,7 @@ class Guard(Callback):
             if not paths:
                 raise BadInput("task=regress: nothing was played; shard= and dataset= leave no sample")
             now = measure([records.read(path) for path in paths])
-            if config["update"]:  # .update is a method of every mapping
+            if boolean("update", config["update"]):
                 update(Path(config.baseline), now)
             else:
                 rounds = guard(Path(config.baseline), now, config.tolerance, Path(config.junit))
@@ -212,13 +214,15 @@ def update(baseline: Path, now: Mapping[str, Any]) -> None:
 
 
 def read(baseline: Path) -> dict[str, Any]:
-    """A baseline, as `update` wrote it."""
+    """A baseline, as `update` wrote it, in any version."""
     if not baseline.is_file():
         raise BadInput(f"{baseline}: no such baseline; make it with update=true")
     try:
         kept: dict[str, Any] = json.loads(baseline.read_text())
         for key in ("rules", "samples", "methods"):
             kept[key].keys()
-    except (ValueError, KeyError, AttributeError) as error:
+        if "_target_" in kept["rules"]["protocol"]:
+            kept["rules"] |= rules_from_format_0(kept["rules"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{baseline}: not a baseline of ours; make it again with update=true") from error
     return kept

@@ -30,7 +30,8 @@ from harness.rules.summary import official
 from harness.run import records
 from harness.run.build import build, unwrapped, without
 from harness.run.command_line import compose
-from harness.run.evaluate import build_method, changes, entry_of, play_missing, sequences_of, starts
+from harness.run.evaluate import build_method, changes, play_missing, sequences_of, starts
+from harness.run.identity import entry_of, meaning, rules_of
 from harness.run.progress import bar
 from harness.run.provenance import metadata, official_folder
 from harness.run.records import Record
@@ -341,13 +342,14 @@ def play(row: DictConfig, overrides: tuple[str, ...], asked: Asked) -> Board:
     of_row = board(found)
     entries = sorted(of_row.entries, key=lambda entry: entry.weights["name"])
     if len({entry.weights["digest"] for entry in entries}) < len(entries):
-        raise BadInput(f"{found[0].path.parent}: holds several versions of one training; keep one")
+        raise BadInput(f"{found[0].path}: holds several versions of one training; keep one")
     if len(entries) == 1:
-        return replace(of_row, entries=[replace(entries[0], label=row.row)])
+        return replace(of_row, entries=[replace(entries[0], label=papers.labelled(row.row, entries[0]))])
     if len({canonical(entry.played.samples) for entry in entries if entry.played}) > 1:
-        raise BadInput(f"{found[0].path.parent}: its trainings have other samples; keep those that are missing")
+        raise BadInput(f"{found[0].path}: its trainings have other samples; keep those that are missing")
     each = [replace(entry, label=f"{row.row}, training {i}") for i, entry in enumerate(entries, 1)]
-    return replace(of_row, entries=[mean(row.row, each, of_row.protocol), *each])
+    label = papers.labelled(row.row, entries[0])
+    return replace(of_row, entries=[mean(label, each, of_row.protocol), *each])
 
 
 def is_trained(row: DictConfig, overrides: Iterable[str]) -> bool:
@@ -408,37 +410,40 @@ def played(
 
 
 @cache
-def kept(folder: Path) -> list[Record]:
-    """The records that are kept of a variant."""
-    return [records.read(path) for path in sorted(folder.glob("**/*-*.parquet")) if not is_replaced(path)]
+def kept(place: Path) -> list[Record]:
+    """The records that are kept of a variant: in the one file that `task=keep` writes, in a folder those before it."""
+    folder = [path for path in sorted(place.glob("**/*-*.parquet")) if not is_replaced(path)]
+    return [*records.read_kept(place.with_name(f"{place.name}.parquet")), *(records.read(path) for path in folder)]
 
 
 def trained(row: DictConfig, overrides: tuple[str, ...]) -> list[Record]:
     """The kept records of a trained variant, on the samples and by the rules that `overrides` stand for.
 
-    They count as of the dataset of `overrides`: its clips are theirs, even if they were kept with more.
+    Generated clips are known by the arguments that made them: they count as of the dataset of `overrides`, even if they
+    were kept with more, and where none are of today's generator those of an earlier one do, which rows tell.
     Raises BadInput if there are none, with the commands that make some.
     """
     config = choose(overrides)
-    folder = Path(config.results, "ablations", row.trained)
+    place = Path(config.results, "ablations", row.trained)
     untrained = OmegaConf.create({**config.method, "weights": "random"})
     wanted = entry_of(untrained, config.dataset, config.protocol, config.clock)
-    theirs = rules(wanted)
+    theirs = rules(wanted, config)
     protocol: Protocol = build(config.protocol, name=config.protocol.name)
     samples = {
-        (sequence.name, index, sequence.manifest)
+        (sequence.name, index): sequence.made_by or sequence.manifest
         for sequence in sequences_of(OmegaConf.to_yaml(config.dataset, resolve=True))
         for index in starts(sequence, protocol)
     }
-    of_variant = [record for record in kept(folder) if rules(record.key.entry) == theirs]
-    found = [
-        record
-        for record in of_variant
-        if tuple(record.key.sample[key] for key in ("sequence", "scribble_idx", "manifest")) in samples
-    ]
+    of_variant = [record for record in kept(place) if rules(record.key.entry, config) == theirs]
+    found = []
+    for record in of_variant:
+        sample = record.key.sample["sequence"], record.key.sample["scribble_idx"]
+        if arguments(record.key.clip) == arguments(samples.get(sample, "")):
+            found.append(record)
     if not found:
         where = "of these clips" if of_variant else "of it by these rules"
-        raise NotKept(f"its own training, and {folder} has no records {where}", commands(row, overrides))
+        raise NotKept(f"its own training, and {place}.parquet has no records {where}", commands(row, overrides))
+    todays = [record for record in found if record.key.clip in samples.values()]
     told = {"samples": len(samples), "changes": changes(overrides)}
     return [
         replace(
@@ -446,7 +451,7 @@ def trained(row: DictConfig, overrides: tuple[str, ...]) -> list[Record]:
             key=replace(record.key, entry={**record.key.entry, "dataset": wanted["dataset"]}),
             provenance={**record.provenance, **told},
         )
-        for record in found
+        for record in todays or found
     ]
 
 
@@ -466,11 +471,19 @@ def commands(row: DictConfig, overrides: Iterable[str]) -> tuple[str, str]:
     return shlex.join((*begin, *train)), shlex.join((*begin, *keep))
 
 
-def rules(entry: Mapping[str, Any]) -> str:
-    """What of a record's entry must agree for it to be one of a variant's: all but weights, data and code."""
-    left_out = ("weights", "device", "_target_")
-    parts = (entry["method"], entry["protocol"], entry["clock"])
-    return canonical([{key: value for key, value in part.items() if key not in left_out} for part in parts])
+def arguments(clip: str) -> str:
+    """What identifies a clip under any version of its generator: the arguments, or for one in files its digest."""
+    return clip.partition(": ")[2] or clip
+
+
+def rules(entry: Mapping[str, Any], config: DictConfig) -> str:
+    """What of a record's entry must agree for it to be one of a variant's: all but weights, data and code.
+
+    config: the choices whose defaults are today's.
+    """
+    method = {**entry["method"], "_target_": config.method._target_}
+    protocol = {**entry["protocol"], "_target_": config.protocol._target_}
+    return canonical([meaning(method, ("weights", "device", "seed")), rules_of(protocol), entry["clock"]])
 
 
 def published(about: DictConfig) -> tuple[dict[str, Any], list[str]]:

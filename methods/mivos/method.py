@@ -55,7 +55,8 @@ class MiVOS(Method):
         by distance in time ("linear"), or not at all: this round's stay.
     mem_every: one in so many frames of a pass is memorized for the rest of it; mem_most: of these at most so many, the
         newest, or None for all. The authors have no such bound; a long clip wants one, or each frame takes longer.
-    strokes_at: the size at which strokes are drawn. The authors draw them at the padded one, up to 8 pixels off.
+    strokes_at: the size at which strokes are drawn, "padded" or "true". The authors draw them at the padded one, up to
+        8 pixels off.
     cache: where encoded frames and probabilities wait for the next round, see `Sample`.
     precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
@@ -69,7 +70,7 @@ class MiVOS(Method):
         fusion: FusionRule = "difference_aware",
         mem_every: int = 5,
         mem_most: int | None = None,
-        strokes_at: StrokesAt = "padded",
+        strokes_at: StrokesAt | Literal[True] = "padded",
         cache: Cache = "device",
         precision: Precision = "float32",
         size: Size = "paper",
@@ -80,7 +81,8 @@ class MiVOS(Method):
     ) -> None:
         one_of(Schedule, schedule=schedule)
         one_of(FusionRule, fusion=fusion)
-        one_of(StrokesAt, strokes_at=strokes_at)
+        place: StrokesAt = "true" if strokes_at is True else strokes_at  # YAML knows the word, too
+        one_of(StrokesAt, strokes_at=place)
         one_of(Cache, cache=cache)
         one_of(Precision, precision=precision)
         if min(mem_every, mem_most or 1, top_k or 1) < 1 or 0 in (mem_most, top_k):
@@ -88,7 +90,7 @@ class MiVOS(Method):
             raise BadInput(f"{told}: wanted 1 or more (mem_most and top_k: or null)")
         self.network = prepare(lambda: MiNet(size), weights, lambda: read(official), device, seed)
         self.schedule: Schedule = schedule
-        self.options = Options(top_k, fusion, mem_every, mem_most, strokes_at, cache)
+        self.options = Options(top_k, fusion, mem_every, mem_most, place, cache)
         self.precision: Precision = precision
 
     def warm_up(self, clip: Clip) -> None:

@@ -4,10 +4,11 @@
 """
 
 import argparse
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -205,18 +206,45 @@ def possible(full: tuple[int, ...], kept: tuple[int, ...], named: int | None) ->
     return [s for s in range(1, max(full) + 1) if all(-(-n // s) == k for n, k in zip(full, kept, strict=True))]
 
 
+def summary(path: Path, found: Sequence[Difference]) -> Iterator[dict[str, Any]]:
+    """What a comparison came to, by kind of quantity: of labels and masks the part of the pixels that differ, of values
+    the largest difference.
+    """
+    for kind in ("labels", "values"):
+        those = [one for one in found if (one.limit.far == np.inf) == (kind == "labels")]
+        if those:
+            yield {
+                "recording": f"{path.parent.name}/{path.name}",
+                "kind": kind,
+                "off": max(one.outside if kind == "labels" else one.worst for one in those),
+                "limit": max(one.limit.outside if kind == "labels" else one.limit.near for one in those),
+                "compared": len(those),
+                "beyond": sum(not one.allowed for one in those),
+            }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [network.__name__.rpartition(".")[2] for network in NETWORKS.values()]
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
-    device = parser.parse_args().device
-    paths = [path for top in (CARRIED, FULL) for path in recordings(top)]
+    parser.add_argument("--networks", nargs="+", choices=names, default=names)
+    parser.add_argument("--carried", action="store_true", help="only what tests/goldens has")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each recording and kind of quantity")
+    asked = parser.parse_args()
+    paths = [path for top in ((CARRIED,) if asked.carried else (CARRIED, FULL)) for path in recordings(top)]
     failed = False
-    for network in NETWORKS.values():
-        with paper_size(network, device) as method:
+    for name, network in zip(names, NETWORKS.values(), strict=True):
+        if name not in asked.networks:
+            continue
+        with paper_size(network, asked.device) as method:
             for path in (path for path in paths if network_of(path) is network):
                 found = compare(path, method)
                 bad = [one for one in found if not one.allowed]
                 failed |= bool(bad)
+                if asked.json:
+                    for line in summary(path, found):
+                        print(json.dumps(line), flush=True)
+                    continue
                 most = max(found, key=lambda one: one.worst / one.limit.near if one.limit.near else one.outside)
                 print(f"{'FAIL' if bad else 'ok':5}{path.parent.name}/{path.name}: {len(found)} outputs; {most}")
                 for one in bad:

@@ -25,7 +25,8 @@ from methods.atnet.transfer import (
     neighbours,
 )
 from tests.parity.compare import check
-from tests.parity.goldens import manifest, recorded
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
 from tests.parity.replays.atnet import NETWORK, build, write
 
 

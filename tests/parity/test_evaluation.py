@@ -6,15 +6,17 @@ What is recorded is in evaluation/README.md of the goldens.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.api import Scribbles
-from harness.rules import scribbles
+from harness.api import Clip, Scribbles
+from harness.rules import referee, scribbles
 from harness.rules.metrics import Scorer
+from harness.rules.protocol import Protocol
 from harness.rules.robot import correct, longest_paths, medial_axis, next_frame, opening
 from harness.rules.summary import summarize
 from tests.parity.goldens import recorded
@@ -28,6 +30,7 @@ def by_metric(jaccard: np.ndarray, contour: np.ndarray) -> dict[str, np.ndarray]
     return {"J": jaccard, "F": contour, "J_AND_F": 0.5 * jaccard + 0.5 * contour}
 
 
+LINE = {"path": [[0.5, 0.5]], "object_id": 1, "start_time": 0, "end_time": 0}
 cases = pytest.mark.parametrize("path", recorded("evaluation/cases/*.json"))
 
 
@@ -64,6 +67,34 @@ def test_the_robot_asks_for_the_official_frames(path: Path, metric: str) -> None
 
 
 @cases
+@pytest.mark.parametrize("metric", ["J", "F", "J_AND_F"])
+def test_the_referee_asks_for_the_official_frames(path: Path, metric: Literal["J", "F", "J_AND_F"]) -> None:
+    case, masks = load(path), np.load(path.with_suffix(".npz"))
+    wanted = case["next_frame"][metric]["no_candidates"]
+    clip = Clip(path.stem, np.zeros((*masks["gt"].shape, 3), np.uint8), int(masks["n"]))
+    first = scribbles.from_json({"sequence": path.stem, "scribbles": [[LINE], *([[]] * (len(masks["gt"]) - 1))]})
+    with referee.revived():
+        from davisinteractive.evaluation import service
+        from davisinteractive.robot import InteractiveScribblesRobot
+
+    # What is recorded are scores and frames: the measures, known to be ours, and the strokes need not be found again.
+    nothing = {"sequence": path.stem, "scribbles": [[] for _ in masks["gt"]]}
+    with (
+        patch.object(service, "batched_jaccard", lambda *_, **__: np.array(case["J"])),
+        patch.object(service, "batched_f_measure", lambda *_, **__: np.array(case["F"])),
+        patch.object(InteractiveScribblesRobot, "interact", lambda *_, **__: nothing),
+    ):
+        protocol = Protocol("frames", metric=metric, rounds=len(wanted) + 1, max_time=None)
+        with referee.session(clip, masks["gt"], first, protocol) as played:
+            for _ in wanted:
+                played.next()
+                played.get_scribbles()
+                played.submit_masks(masks["pred"])
+            storage = played.connector.service.storage
+            assert storage.annotated_frames["frame"].tolist() == wanted
+
+
+@cases
 def test_the_robot_draws_the_official_strokes(path: Path) -> None:
     case, masks = load(path), np.load(path.with_suffix(".npz"))
     drawn = np.load(path.with_name(f"{path.stem}_robot.npz"))
@@ -77,6 +108,23 @@ def test_the_robot_draws_the_official_strokes(path: Path) -> None:
                 np.testing.assert_allclose(stroke.path, drawn[entry["npz_key"]] / 1e6, rtol=0, atol=1e-6)
             if f"{label}_f{t}_s2m" in drawn:
                 assert np.array_equal(scribbles.draw(strokes, truth.shape), drawn[f"{label}_f{t}_s2m"])
+
+
+@cases
+def test_the_referee_draws_the_official_strokes(path: Path) -> None:
+    case, masks = load(path), np.load(path.with_suffix(".npz"))
+    drawn = np.load(path.with_name(f"{path.stem}_robot.npz"))
+    for robot in case["robot"].values():
+        with referee.revived():
+            from davisinteractive.robot import InteractiveScribblesRobot
+
+            official = InteractiveScribblesRobot(**robot["parameters"])
+            for t, frame in robot["frames"].items():
+                answer = official.interact(path.stem, masks["pred"], masks["gt"], int(masks["n"]), int(t))
+                strokes = scribbles.from_json(answer).frames[int(t)]
+                assert [s.object_id for s in strokes] == [w["object_id"] for w in frame["scribbles"]]
+                for stroke, entry in zip(strokes, frame["scribbles"], strict=True):
+                    np.testing.assert_allclose(stroke.path, drawn[entry["npz_key"]] / 1e6, rtol=0, atol=1e-6)
 
 
 @cases

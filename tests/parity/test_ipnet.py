@@ -17,7 +17,8 @@ from methods.ipnet.checkpoint import load
 from methods.ipnet.method import IPNet, bounds
 from methods.ipnet.network import InteractionPropagation, into_window, out_of_window, region
 from tests.parity.compare import check
-from tests.parity.goldens import manifest, recorded
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
 from tests.parity.replays.ipnet import NETWORKS, build, weights, write
 
 

@@ -12,7 +12,8 @@ from methods.mivos.checkpoint import load
 from methods.mivos.method import MiVOS
 from methods.mivos.network import MiNet
 from tests.parity.compare import check
-from tests.parity.goldens import manifest, recorded
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
 from tests.parity.replays.mivos import NETWORKS, build, write
 
 

@@ -1,22 +1,29 @@
-"""The loop asks for the same rounds, frames and strokes as the official session, and ends at the same moment."""
+"""Both engines ask for the same rounds, frames and strokes as the official session did, and end at the same moment."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.api import Clip, Interaction, Prediction
+from harness.api import Clip, Interaction, Prediction, Scribbles
 from harness.data.scribble_files import read
-from harness.rules.clock import Lap
+from harness.rules import referee, session
+from harness.rules.clock import Lap, WallClock
 from harness.rules.protocol import Protocol
-from harness.rules.session import play
+from harness.rules.session import Round
 from harness.rules.summary import report_columns, summarize
 from tests.parity.goldens import recorded
+
+Sample = tuple[Clip, np.ndarray, Scribbles, Protocol]
 
 
 class Replay:
@@ -67,8 +74,41 @@ class Scripted:
         yield Lap(self.eval_cost)
 
 
+def ours(method: Replay, run: dict, sample: Sample) -> Iterator[Round]:
+    return session.play(method, *sample, Scripted(run["dt"], run["eval_cost"]))
+
+
+def theirs(method: Replay, run: dict, sample: Sample) -> Iterator[Round]:
+    """The referee, its clock scripted, too."""
+    now = 1.0  # to the package, 0 is no time
+    dt = iter(run["dt"][n % len(run["dt"])] for n in count())
+
+    def interact(interaction: Interaction) -> Prediction:
+        nonlocal now
+        now += next(dt)
+        return Replay.interact(method, interaction)
+
+    def correct(robot: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal now
+        now += run["eval_cost"]
+        return draw(robot, *arguments, **options)
+
+    with referee.revived():
+        from davisinteractive.robot import InteractiveScribblesRobot
+        from davisinteractive.session import session as official
+
+    draw = InteractiveScribblesRobot.interact
+    with (
+        patch.object(official, "time", SimpleNamespace(time=lambda: now)),
+        patch.object(InteractiveScribblesRobot, "interact", correct),
+        patch.object(method, "interact", interact),
+    ):
+        yield from referee.play(method, *sample, WallClock())
+
+
+@pytest.mark.parametrize("engine", [ours, theirs])
 @pytest.mark.parametrize("path", recorded("evaluation/session/[A-Z]_*.json"))
-def test_session_equals_official(path: Path) -> None:
+def test_session_equals_official(path: Path, engine: Callable[..., Iterator[Round]]) -> None:
     golden = json.loads(path.read_text())
     run = golden["run"]
     table = json.loads((path.parent / "meta.json").read_text())
@@ -91,7 +131,7 @@ def test_session_equals_official(path: Path) -> None:
             human = read(path.parent / "DAVIS" / "Scribbles" / name / f"{index:03d}.json", name, len(truth))
             clip = Clip(name, np.zeros((*truth.shape, 3), np.uint8), about["num_objects"])
             method.begin(name, index)
-            for r in play(method, clip, truth, human, protocol, Scripted(run["dt"], run["eval_cost"])):
+            for r in engine(method, run, (clip, truth, human, protocol)):
                 rows += [
                     {
                         "session_id": "",

@@ -12,7 +12,8 @@ from methods.stm.checkpoint import load
 from methods.stm.method import STM
 from methods.stm.network import STMInteractive
 from tests.parity.compare import check
-from tests.parity.goldens import manifest, recorded
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
 from tests.parity.replays.stm_interactive import NETWORK, build, write
 
 

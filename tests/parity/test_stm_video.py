@@ -16,7 +16,8 @@ from methods.stm.count import multiply_adds, parameters
 from methods.stm.network import Sharing, STMSemiSupervised
 from methods.stm.video import Memory, Sample, STMVideo
 from tests.parity.compare import check
-from tests.parity.goldens import manifest, recorded
+from tests.parity.goldens import recorded
+from tests.parity.replays import manifest
 from tests.parity.replays.stm_video import NETWORK, build, write
 
 

@@ -28,7 +28,7 @@ from harness.rules.robot import correct
 from harness.rules.session import check, play
 from harness.run import records
 from harness.run.build import build
-from harness.run.evaluate import entry_of
+from harness.run.identity import entry_of
 from harness.run.progress import bar
 from harness.run.provenance import cpu_name, digest, versions
 from harness.run.workers import CONTEXT, Answers, end_with_parent

@@ -15,8 +15,7 @@ from methods.atnet.method import OFFICIAL_FILE, ATNet, crop, margins
 from methods.atnet.network import THRESHOLD, Annotated, Transferred, resize
 from methods.atnet.transfer import global_transfer, global_transition, local_affinity
 from methods.blocks.trunk import normalise
-from tests.parity.goldens import procedural
-from tests.parity.replays import find
+from tests.parity.replays import find, procedural
 
 NETWORK = "atnet"
 

@@ -16,7 +16,7 @@ from harness.rules.scribbles import from_json
 from methods.blocks.aggregation import aggregate
 from methods.ipnet.method import OFFICIAL_FILES, IPNet, Options, bounds, stroke_planes, weight
 from methods.ipnet.network import Output
-from tests.parity.goldens import procedural
+from tests.parity.replays import procedural
 
 NETWORKS = {"interaction": "ipnet_i", "propagation": "ipnet_p"}
 

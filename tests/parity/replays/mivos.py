@@ -18,7 +18,7 @@ from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins, pad
 from methods.mivos.method import OFFICIAL_FILES, MiVOS, Options, Sample
 from methods.mivos.network import align
-from tests.parity.goldens import procedural
+from tests.parity.replays import procedural
 
 NETWORKS = {"propagation": "mivos_prop", "s2m": "mivos_s2m", "fusion": "mivos_fusion"}
 

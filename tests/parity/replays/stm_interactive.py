@@ -13,7 +13,7 @@ from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins
 from methods.stm.method import OFFICIAL_FILE, STM, Sample, merge, stroke_planes
 from methods.stm.network import Annotation
-from tests.parity.goldens import procedural
+from tests.parity.replays import procedural
 
 NETWORK = "stm_interactive"
 

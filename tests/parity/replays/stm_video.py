@@ -15,7 +15,7 @@ from methods.blocks.padding import margins, pad
 from methods.blocks.trunk import normalise
 from methods.stm.network import Mask
 from methods.stm.video import OFFICIAL_FILE, Sample, STMVideo
-from tests.parity.goldens import procedural
+from tests.parity.replays import procedural
 
 NETWORK = "stm"
 
