@@ -11,7 +11,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -199,17 +199,13 @@ def made_by(
 
 
 def first_scribbles(rng: np.random.Generator, name: str, annotations: np.ndarray, num_objects: int) -> Scribbles:
-    """The robot's scribbles on a random frame on which it draws on every object.
-
-    It draws by matrix products: the last bits, which differ by machine, are rounded off.
-    """
+    """The robot's scribbles on a random frame on which it draws on every object."""
     candidates = np.flatnonzero(in_sight(annotations, num_objects).all(1))
     for choice in Draws(rng).permutation(len(candidates)):
         frame = int(candidates[choice])
-        drawn = robot_scribbles(name, len(annotations), frame, annotations[frame], num_objects)
-        if {stroke.object_id for stroke in drawn.frames[frame]} == set(range(1, num_objects + 1)):
-            strokes = [tuple(replace(s, path=np.rint(s.path * 2**16) / 2**16) for s in each) for each in drawn.frames]
-            return replace(drawn, frames=tuple(strokes))
+        scribbles = robot_scribbles(name, len(annotations), frame, annotations[frame], num_objects)
+        if {stroke.object_id for stroke in scribbles.frames[frame]} == set(range(1, num_objects + 1)):
+            return scribbles
     raise BadInput(f"{name}: objects too small to scribble on; choose another dataset.seed or a larger dataset.size")
 
 

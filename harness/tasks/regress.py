@@ -127,14 +127,16 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
 
     tolerance: {same, elsewhere}: how far a score may fall on the baseline's machine and versions, and on any other.
     What rose farther or was not played is told, and no trouble; what was played and cannot be compared has failed.
-    Time is never compared. Raises BadInput if there is no baseline, or if it is of other rules or samples.
+    Time is never compared. Raises BadInput if there is no baseline, or if it is of other rules, samples or clips.
     """
     kept = read(baseline)
     if kept["rules"] != now["rules"] or kept["samples"].keys() != now["samples"].keys():
         other = [key for key in now["rules"] if now["rules"][key] != kept["rules"].get(key)] or ["choice of samples"]
         raise BadInput(f"{baseline}: made with another {', '.join(other)}; play as it was, or name another baseline=")
-    if kept["samples"] != now["samples"]:
-        log.info("frames, annotations or scribbles are not the baseline's to the bit")
+    if changed := sorted(name for name, content in now["samples"].items() if kept["samples"][name] != content):
+        raise BadInput(
+            f"{baseline}: made with other frames, annotations or scribbles of {changed[0]}; update=true replaces it"
+        )
     rounds = []
     rows = []
     for name in sorted(kept["methods"].keys() | now["methods"].keys()):
