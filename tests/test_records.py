@@ -114,12 +114,14 @@ def test_a_disk_without_hard_links_keeps_the_first_record_too(
     [
         lambda folder, path: write(folder, index=2),
         lambda folder, path: write(folder, index=2, status="raised"),
-        lambda folder, path: records.copy_scores(path, folder / "kept"),
+        lambda folder, path: records.keep([path], folder / "kept" / "x.parquet"),
         lambda folder, path: records.write_thumbnails(folder, "x", NOISE),
     ],
     ids=["record", "failure", "copy", "thumbnails"],
 )
-def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep: Callable[[Path, Path], Path]) -> None:
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, keep: Callable[[Path, Path], object]
+) -> None:
     """Half a record would stop every report after it."""
     path = write(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -135,12 +137,14 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep
 
 def test_damaged_thumbnails_are_told_and_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A report without its pictures is better than none."""
-    records.write_thumbnails(tmp_path, "x", np.zeros((*SHAPE, 3), np.uint8))
-    path = tmp_path / "frames" / "x.parquet"
+    record = records.read(write(tmp_path))
+    manifest = record.key.sample["manifest"]
+    records.write_thumbnails(tmp_path, manifest, np.zeros((*SHAPE, 3), np.uint8))
+    path = tmp_path / "frames" / f"{manifest}.parquet"
     whole = path.read_bytes()
     for damaged in (whole[:-100], b"", whole.replace(b"JFIF", b"\0\0\0\0").replace(b"\xff\xd8", b"\0\0")):
         path.write_bytes(damaged)
-        assert records.read_thumbnails(tmp_path, "x") is None
+        assert records.read_thumbnails(record) is None
         assert f"{path}: damaged" in caplog.messages[-1]
 
 
