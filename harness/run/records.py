@@ -218,18 +218,19 @@ def writable(folder: Path) -> Iterator[None]:
 def keep(found: Iterable[Path], path: Path) -> None:
     """Keep the scores of records in one file, without strokes and masks, which are most of them; see `read_kept`.
 
-    Records that it holds already stay, but for those of the same key. One job at a time.
+    What it holds already stays, but for what differs from these in the code alone. One job at a time.
     """
-    parts = []
+    kept: dict[str, tuple[str, pa.Table]] = {}
     with readable(path):
-        parts += kept_parts(path)
-    for each in found:
-        with readable(each):
+        parts = kept_parts(path)
+        for each in found:
             table, metadata = read_table(each, SCORES)
             parts.append((metadata[METADATA].decode(), table))
-    last = {record_of(path, json.loads(about), table).key.digest: (about, table) for about, table in parts}
+        for about, table in parts:
+            key = record_of(path, json.loads(about), table).key
+            kept[str(Key(key.sample, {**key.entry, "source": ""}))] = about, table
     whole = pa.concat_tables(
-        [part for about, table in last.values() for part in (pa.table({"about": [about]}), table)],
+        [part for about, table in kept.values() for part in (pa.table({"about": [about]}), table)],
         promote_options="default",
     )
     with temporary_for(path) as temporary:
