@@ -306,6 +306,19 @@ def test_official_weights_play_exactly_the_rows_they_made(
             weights_of(config.method)
 
 
+def test_published_curves_are_drawn_as_published_or_said_to_be_missing(
+    composed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ATNet's own curve is .815 by its own clock; what may not be carried here is fetched by whom it interests."""
+    monkeypatch.setenv("IVOSBENCH_WEIGHTS", str(tmp_path))
+    curves, remarks = tables.published(describe("mivos_figure11", ()))
+    (name,) = curves
+    assert name == "ATNet, published (DAVIS-2017 val)"
+    assert curves[name]["auc"] == pytest.approx(0.8150, abs=5e-5)
+    file = "STM_Interactive_summary_DAVIS17_val.json of github.com/seoungwugoh/STM-Interactive"
+    assert f"STM's published curve: put {file} into {tmp_path}/" in remarks
+
+
 def test_a_row_is_really_played_with_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record names the file; that the network is filled from it is another matter."""
     files = {"propagation_model.pth": "mivos_prop", "s2m.pth": "mivos_s2m", "fusion.pth": "mivos_fusion"}

@@ -148,13 +148,13 @@ def make(name: str, asked: Asked, folder: Path, references: Mapping[str, Any]) -
         rows,
         about.get("against", ""),
     )
-    theirs, absent = published(about)
+    theirs, remarks = published(about)
     drawn = [
         path
         for figure in about.get("figures", ())
         for path in draw(figure, table, filled, folder, {**theirs, **references})
     ]
-    table = replace(table, pictures=drawn, remarks=absent)
+    table = replace(table, pictures=drawn, remarks=remarks)
     papers.render(table, folder)
     log.info("written: %s", folder)
     return table, [remedy for each in filled for remedy in each.remedies]
@@ -487,15 +487,16 @@ def rules(entry: Mapping[str, Any], config: DictConfig) -> str:
 
 
 def published(about: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The curves that authors published for a table, by what they are called, and a line for each that is not here."""
-    curves, absent = {}, []
+    """The curves that authors published for a table, by what they are called, and a line on each, here or not."""
+    curves, remarks = {}, []
     for label, told in about.get("published", {}).items():
         found = [path for path in (CARRIED / told.file, official_folder() / told.file) if path.is_file()]
         if found:
-            curves[f"{label} ({told['from']}, {about.data})"] = read_summary(found[0])
+            curves[f"{label}, published ({about.data})"] = read_summary(found[0])
+            remarks.append(f"{label}'s published curve: {told.file} of {told['from']}, on its authors' clock")
         else:
-            absent.append(f"{label}'s published curve: put {told.file} of {told['from']} into {official_folder()}/")
-    return curves, absent
+            remarks.append(f"{label}'s published curve: put {told.file} of {told['from']} into {official_folder()}/")
+    return curves, remarks
 
 
 def draw(
