@@ -12,7 +12,7 @@ try:
     from harness.api import BadInput
     from harness.run import command_line
     from harness.run.build import unwrapped
-    from harness.run.end import end_with
+    from harness.run.guest import end_with
     from harness.run.task_keys import with_typed_keys
 except ModuleNotFoundError as error:
     sys.exit(f"{error.name}: not installed; `pip install uv`, then `uv run {shlex.join(sys.argv)}` brings all it needs")

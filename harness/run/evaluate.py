@@ -4,13 +4,11 @@ import logging
 import math
 import os
 import signal
-import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +24,7 @@ from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build
 from harness.run.contention import Stay, stay
-from harness.run.end import job_done
+from harness.run.guest import Interrupted, hosted, job_done, said, told
 from harness.run.identity import SELECTION, entry_of, player_of
 from harness.run.progress import bar, showing, tell
 from harness.run.provenance import device_used, machine
@@ -40,7 +38,6 @@ REFUSAL = "refusal.txt"
 SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in whose name they note
 ENDLESS = 10_000  # rounds of a sample
 LONGEST = 2**16  # characters of an error that are kept, from its end
-READ_ONLY = "; what a method is given is read-only: it may change a copy"
 # numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
 WANT_OF_MEMORY = ("MemoryError", "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 # What a method whose config has the key can do about a full GPU: (key, what it may be now, what to say instead, why)
@@ -240,20 +237,18 @@ def play_sample(
     rows: list[dict[str, Any]] = []
     here = Stay()
     tell(f"{clip.name}, round 1 of {protocol.last_round}")
-    process = os.getpid()
     try:
-        with chdir("."), interruptible():
+        with hosted() as guest:
             method = player()
             with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
                 for round in play(method, clip, truth, scribbles, protocol, clock):
-                    end_copy(process)
+                    guest.end_copy()
                     rows += records.rows_of(round, sample.key)
                     following = min(round.interaction + 1, protocol.last_round)
                     tell(f"{clip.name}, round {following} of {protocol.last_round}")
     except (BadInput, Interrupted):
         raise
     except BaseException as error:  # whatever a guest does, the house goes on; the record says what it did
-        end_copy(process)
         why = told(error) + remedy(error, sample.key.entry["method"])
         return rows, status_of(error), why, here.shared
     return rows, "complete", "", here.shared
@@ -262,34 +257,6 @@ def play_sample(
 def scribbles_of(sequence: Sequence, index: int) -> Scribbles:
     """The scribbles a sample starts from; without a stroke where nobody drew any."""
     return sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, which ends the run; a KeyboardInterrupt that a guest raises does not."""
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises Interrupted within the block, where it would raise KeyboardInterrupt."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise Interrupted
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def end_copy(process: int) -> None:
-    """End this process if it is not `process`: a guest that forks may answer twice, and one of the two goes on."""
-    if os.getpid() != process:
-        os._exit(0)
 
 
 def verify(method: DictConfig, sample: Sample) -> None:
@@ -319,24 +286,6 @@ def status_of(error: BaseException) -> str:
         case Died(code=code):
             return "oom" if code == -signal.SIGKILL else "crashed"
     return "oom" if any(words in said(error) for words in WANT_OF_MEMORY) else "raised"
-
-
-def told(error: BaseException) -> str:
-    """The traceback of what a guest raised; why is on the last line."""
-    why = said(error)
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except BaseException:  # of an exception it came from
-        trace = why
-    return trace.rstrip() + (READ_ONLY if any(words in why for words in ("read-only", "readonly")) else "")
-
-
-def said(error: BaseException) -> str:
-    """Type and text of an exception, which may be a guest's own and have no text that can be made."""
-    try:
-        return "".join(traceback.format_exception_only(error))
-    except BaseException as fault:
-        return f"{type(error).__name__}, whose text cannot be made: {type(fault).__name__}"
 
 
 def remedy(error: BaseException, method: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from queue import Empty, Queue
 from typing import Any, TypeVar, cast
 
 from harness.api import BadInput
-from harness.run.end import leave
+from harness.run.guest import leave
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -23,7 +23,8 @@ from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty, fuse
 from harness.rules.session import Round
 from harness.run.build import build
-from harness.run.evaluate import build_method, said
+from harness.run.evaluate import build_method
+from harness.run.guest import said
 from harness.run.progress import bar
 from harness.run.provenance import weights_of
 from harness.run.source import source_digest
