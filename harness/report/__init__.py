@@ -11,8 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
 from harness.api import BadInput
 from harness.report import collect, exchange, made
@@ -33,32 +31,10 @@ from harness.report.leaderboard import (
     words,
 )
 from harness.report.tables import latex, markdown, show
-from harness.run import records
-from harness.run.evaluate import begin_sweep, noted
 from harness.run.provenance import digest
 from harness.run.records import Record
 
 log = logging.getLogger(__name__)
-
-
-class Leaderboard(Callback):
-    """Ends a sweep with the leaderboards that its records belong to. A refusal or a failed sample makes it exit 1."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        begin_sweep()
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        paths, troubles = noted(config)
-        records.clear_stale(Path(config.results, "runs"))
-        try:
-            troubles += after(paths, Path(config.results), Path(config.reports)) if paths else []
-        except BadInput as error:
-            sys.exit(str(error))
-        except Exception:  # Hydra would make a warning of it, and exit 0
-            log.exception("the report failed; the records are safe, try `uv run run.py task=report`")
-            sys.exit(1)
-        if troubles:
-            sys.exit("\n".join(troubles))
 
 
 def after(run: list[Path], results: Path, reports: Path) -> list[str]:

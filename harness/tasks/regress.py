@@ -18,10 +18,10 @@ from harness.api import BadInput
 from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
 from harness.run import records
-from harness.run.evaluate import begin_sweep, noted
 from harness.run.identity import rules_from_format_0
 from harness.run.records import Record
 from harness.run.task_keys import boolean
+from harness.tasks.evaluate import begin_sweep, noted
 
 log = logging.getLogger(__name__)
 
