@@ -182,9 +182,9 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_batch_of_clips_is_the_clips_one_by_one_and_gradients_reach_every_weight(variant: Variant) -> None:
-    torch.manual_seed(0)
     network = ATNetwork("tiny", variant).eval()
     images, planes = random_maps(2, 3, 3, 64, 96).unbind(dim=1), random_maps(2, 3, 64, 96).sigmoid()
 
@@ -208,6 +208,7 @@ def test_a_batch_of_clips_is_the_clips_one_by_one_and_gradients_reach_every_weig
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
+@pytest.mark.usefixtures("seeded")
 def test_several_objects_in_one_picture_are_each_on_their_own() -> None:
     network = ATNetwork("tiny").eval()
     image, planes = random_maps(3, 64, 96), random_maps(2, 3, 64, 96).sigmoid()
