@@ -29,7 +29,7 @@ from harness.rules.protocol import Protocol
 from harness.rules.summary import official
 from harness.run import records
 from harness.run.build import build, unwrapped, without
-from harness.run.command_line import compose
+from harness.run.command_line import command_of, compose
 from harness.run.evaluate import build_method, changes, play_missing, sequences_of, starts
 from harness.run.identity import entry_of, meaning, rules_of
 from harness.run.progress import bar
@@ -176,7 +176,7 @@ def command(name: str, asked: Asked) -> str:
     if not isinstance(weights, str):
         weights = "{" + ", ".join(f"{slug(row)}: {file}" for row, file in weights.items()) + "}"
     chosen = [] if weights == "tiny" else [f"weights={weights}"]
-    return shlex.join(["uv", "run", "run.py", *shown, *chosen, f"table={name}"])
+    return command_of([*shown, *chosen, f"table={name}"])
 
 
 def slug(row: str) -> str:

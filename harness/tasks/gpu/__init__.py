@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
+from harness.run.command_line import command_of
 from harness.run.workers import cause
 from harness.tasks.doctor import gpu as gpu_name
 from harness.tasks.gpu.part import Part, TimeUp, device_of, machine_of
@@ -97,7 +98,7 @@ def alone(
     module = import_module(f"harness.tasks.gpu.{part}")
     where = device_of(device)
     settings: Any = OmegaConf.to_container(forms[where.partition(":")[0]][part], resolve=True)
-    command = f"uv run run.py {' '.join(said())} only=[{part}]"
+    command = command_of([*said(), f"only=[{part}]"])
     report = Report(folder, part, module.ABOUT, command, machine_of(where, commit))
     report.write()
     places = [each for each in HydraConfig.get().overrides.hydra if each.startswith("hydra.searchpath")]
