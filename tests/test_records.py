@@ -114,7 +114,7 @@ def test_a_disk_without_hard_links_keeps_the_first_record_too(
     [
         lambda folder, path: write(folder, index=2),
         lambda folder, path: write(folder, index=2, status="raised"),
-        lambda folder, path: records.keep([path], folder / "kept.parquet"),
+        lambda folder, path: records.archive([path], folder / "kept.parquet"),
         lambda folder, path: records.write_thumbnails(folder, "x", NOISE),
     ],
     ids=["record", "failure", "kept", "thumbnails"],

@@ -19,7 +19,7 @@ import pytest
 
 from harness import report as reporting
 from harness.api import BadInput, Stroke
-from harness.report import exchange, made
+from harness.report import exchange, rendered
 from harness.report.leaderboard import boards
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
@@ -529,11 +529,11 @@ def test_of_two_reports_that_end_at_once_one_is_there_whole(tmp_path: Path) -> N
         assert [each.exitcode for each in jobs] == [0, 0]
         folder = reports / PLACE
         (board,) = boards(records.read(path) for path in sorted((results / "runs").glob("*/*-*.parquet")))
-        assert made.is_from(made.inputs(board, None), folder)
+        assert rendered.is_from(rendered.inputs(board, None), folder)
         for name in ("table.csv", "table.md", "index.html", "curves.svg", "differences.csv"):
             assert re.search(r"\bone\b", (folder / name).read_text())
             assert re.search(r"\btwo\b", (folder / name).read_text())
-        assert not list(folder.glob(f"{made.ASIDE}*"))
+        assert not list(folder.glob(f"{rendered.ASIDE}*"))
 
 
 def test_a_narrow_terminal_has_whole_words(

@@ -15,7 +15,7 @@ LONGEST_NAME = 100  # bytes: names of records have a digest and more behind it
 
 
 @dataclass(frozen=True)
-class Sequence:
+class VideoSequence:
     """A clip with its ground truth, checked when it was listed and read when it is played.
 
     size: (H, W).

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness.api import BadInput
-from harness.report import collect, exchange, made
+from harness.report import collect, exchange, rendered
 from harness.report.collect import canonical
 from harness.report.leaderboard import (
     READING,
@@ -42,7 +42,7 @@ def after(run: list[Path], results: Path, reports: Path) -> list[str]:
     of their samples; returns what went wrong.
     """
     names = {collect.beside(path) for path in run}
-    with made.locked(reports):
+    with rendered.locked(reports):
         recorded = (path for path in collect.paths_of([results]) if collect.beside(path) in names)
         paths = {path.resolve(): path for path in (*run, *recorded)}
         mine = {paths[path.resolve()] for path in run}
@@ -75,7 +75,7 @@ def report(
     """
     folders = [results] if isinstance(results, str) else [str(folder) for folder in results]
     given = read_references(references)
-    with made.locked(Path(reports)):
+    with rendered.locked(Path(reports)):
         paths = collect.paths_of(map(Path, folders))
         if not paths:
             raise BadInput(f"{', '.join(folders)}: no records in runs/; play some with `uv run run.py`")
@@ -113,7 +113,7 @@ def render(
 
     run: records of a run that has just ended: only its boards are rendered, and what is printed is of its samples.
     A folder holds what `write` writes, and what `report` was asked for. What is there is not written again while
-    nothing that it is made from has changed; see `harness.report.made`.
+    nothing that it is made from has changed; see `harness.report.rendered`.
     """
     troubles: list[str] = []
     unshown = dict.fromkeys(references, "no board has all of its samples, and its metric")
@@ -134,7 +134,7 @@ def render(
                 board.entries.append(entry)
                 shown.add(label)
         folder = reports / name
-        if made.make(folder, made.inputs(board, until), partial(write, board, until)):
+        if rendered.make(folder, rendered.inputs(board, until), partial(write, board, until)):
             log.info("written: %s", folder)
         else:
             log.info("up to date: %s", folder)

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.data.sequence import Sequence, plain
+from harness.data.sequence import VideoSequence, plain
 from harness.rules.clock import Clock, ModelledClock, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build
-from harness.run.contention import Stay, stay
+from harness.run.contention import Occupancy, occupy
 from harness.run.guest import Interrupted, hosted, said, told
 from harness.run.identity import SELECTION, entry_of, player_of
 from harness.run.progress import bar, showing, tell
@@ -43,7 +43,7 @@ REMEDIES = (
 class Sample(NamedTuple):
     """A sequence, and the key of the record that one of its scribbles leaves."""
 
-    sequence: Sequence
+    sequence: VideoSequence
     key: records.Key
 
 
@@ -116,7 +116,7 @@ def play_missing(
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, len(missing), recorded)
 
 
-def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
+def starts(sequence: VideoSequence, protocol: Protocol) -> list[int]:
     """The indices of the scribbles that a sequence is played from: one if the protocol shows none of them."""
     indices = sorted(sequence.scribbles) or [1]
     return indices[:1] if protocol.interaction == "masks" and protocol.first_frame is not None else indices
@@ -159,12 +159,12 @@ def play_sample(
     truth = sample.sequence.read_annotations()
     scribbles = scribbles_of(sample.sequence, sample.key.sample["scribble_idx"])
     rows: list[dict[str, Any]] = []
-    here = Stay()
+    here = Occupancy()
     tell(f"{clip.name}, round 1 of {protocol.last_round}")
     try:
         with hosted() as guest:
             method = player()
-            with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
+            with occupy(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
                 for round in play(method, clip, truth, scribbles, protocol, clock):
                     guest.end_copy()
                     rows += records.rows_of(round, sample.key)
@@ -178,7 +178,7 @@ def play_sample(
     return rows, "complete", "", here.shared
 
 
-def scribbles_of(sequence: Sequence, index: int) -> Scribbles:
+def scribbles_of(sequence: VideoSequence, index: int) -> Scribbles:
     """The scribbles a sample starts from; without a stroke where nobody drew any."""
     return sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
 
@@ -238,13 +238,13 @@ def record(
     return records.write(runs, sample.key, rows, **told, status=status, error=error, replace=replace)
 
 
-def sample_of(sequence: Sequence, index: int) -> dict[str, Any]:
+def sample_of(sequence: VideoSequence, index: int) -> dict[str, Any]:
     """What a record's key tells of a sample: which one it is, and its content."""
     told = {"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}
     return told | ({"made_by": sequence.made_by} if sequence.made_by else {})
 
 
-def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def about(sequence: VideoSequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a record says beside its key and rows: the clip, and where data and scores come from."""
     return {
         "clip": {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size},
@@ -257,11 +257,11 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
 
 
 @lru_cache(maxsize=2)
-def sequences_of(dataset: str) -> list[Sequence]:
+def sequences_of(dataset: str) -> list[VideoSequence]:
     """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
     config = DictConfig(OmegaConf.create(dataset))
     with showing(f"listing dataset={config.name}"):
-        sequences: list[Sequence] = build(config, "dataset.")
+        sequences: list[VideoSequence] = build(config, "dataset.")
     return sequences
 
 

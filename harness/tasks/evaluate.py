@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from harness import report
 from harness.api import BadInput, Clip, Method
 from harness.data import synthetic
-from harness.data.sequence import Sequence as VideoSequence
+from harness.data.sequence import VideoSequence
 from harness.report.leaderboard import Board, board, table
 from harness.rules.clock import Clock, WallClock
 from harness.rules.protocol import Protocol

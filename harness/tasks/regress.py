@@ -29,7 +29,7 @@ MACHINE = ("hardware", "python", "numpy", "opencv", "torch")  # of a record's pr
 
 
 @dataclass(frozen=True)
-class Round:
+class Comparison:
     """A round of a method beside its baseline.
 
     difference: score, in 0..1, minus the baseline's; NaN where there is no score.
@@ -122,7 +122,7 @@ def outcome(entry: Entry, board: Board) -> dict[str, Any]:
     }
 
 
-def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Round]:
+def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Comparison]:
     """The rounds of what was measured `now` beside the baseline's, printed and written as JUnit XML.
 
     tolerance: {same, elsewhere}: how far a score may fall on the baseline's machine and versions, and on any other.
@@ -162,17 +162,17 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
     return rounds
 
 
-def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance: float) -> Iterator[Round]:
+def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance: float) -> Iterator[Comparison]:
     """A method's rounds beside the baseline's scores; those that only one of the two has failed."""
     scores = after["scores"] if "error" not in after else [None] * max(1, len(before))
     for number, (was, score) in enumerate(zip_longest(before, scores), 1):
         if was is None or score is None:
             why = after.get("error", "not played" if score is None else "not in the baseline; update=true adds it")
-            yield Round(name, number, float("nan"), "failed", f"{name} round {number}: {why}")
+            yield Comparison(name, number, float("nan"), "failed", f"{name} round {number}: {why}")
             continue
         difference = score - was
         told = f"{name} round {number}: {score:.6f}, {difference:+.6f} from the baseline's; {tolerance:g} are allowed"
-        yield Round(
+        yield Comparison(
             name,
             number,
             difference,
@@ -181,7 +181,7 @@ def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance:
         )
 
 
-def write_junit(rounds: Iterable[Round], path: Path) -> None:
+def write_junit(rounds: Iterable[Comparison], path: Path) -> None:
     """A test case per method and round."""
     suite = TestSuite("regress")
     for round in rounds:

@@ -411,9 +411,9 @@ def played(
 
 @cache
 def kept(place: Path) -> list[Record]:
-    """The records that are kept of a variant: in the one file that `task=keep` writes, in a folder those before it."""
+    """The records that are kept of a variant: in the file that `task=archive` writes, and in a folder."""
     folder = [path for path in sorted(place.glob("**/*-*.parquet")) if not is_replaced(path)]
-    return [*records.read_kept(place.with_name(f"{place.name}.parquet")), *(records.read(path) for path in folder)]
+    return [*records.read_archive(place.with_name(f"{place.name}.parquet")), *(records.read(path) for path in folder)]
 
 
 def trained(row: DictConfig, overrides: tuple[str, ...]) -> list[Record]:
@@ -467,7 +467,7 @@ def commands(row: DictConfig, overrides: Iterable[str]) -> tuple[str, str]:
     weights = f"weights={place}/training/{folder}/weights.safetensors"
     left_out = ("task=", "weights=", "size=", "reports=", "references=")
     rest = [each for each in overrides if not each.startswith(left_out) and each not in method]
-    keep = ("task=keep", f"variant={row.trained}", *method, weights, *rest)
+    keep = ("task=archive", f"variant={row.trained}", *method, weights, *rest)
     return shlex.join((*begin, *train)), shlex.join((*begin, *keep))
 
 

@@ -126,12 +126,12 @@ def session(
     for number in range(1, rounds + 1):
         new = on_frame(scene.strokes(frame), frame, drawn)
         drawn = fuse(drawn, new)
-        with clock.method(clip) as lap:
+        with clock.method(clip) as elapsed:
             if number == 1:
                 method.start(clip)
             prediction = method.interact(Interaction(frame, new, drawn))
         check(prediction, clip)
-        yield lap.seconds, prediction
+        yield elapsed.seconds, prediction
         frame = int(prediction.candidates[0]) if prediction.candidates else scene.order[number % len(scene.order)]
 
 
