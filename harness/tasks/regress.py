@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from harness.api import BadInput
 from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
+from harness.rules.protocol import Protocol
 from harness.run import records
 from harness.run.evaluate import noted
 from harness.run.identity import rules_from_format_0
@@ -149,7 +150,8 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
             log.info("%s: the weights are not the baseline's", name)
     if not rounds:
         raise BadInput(f"{baseline}: has none of {', '.join(now['methods'])}; add them with update=true")
-    show(f"{now['rules']['protocol']['metric']} minus that of {baseline}", pd.DataFrame(rows), digits=6)
+    metric = now["rules"]["protocol"].get("metric", Protocol.metric)
+    show(f"{metric} minus that of {baseline}", pd.DataFrame(rows), digits=6)
     for round in rounds:
         if round.verdict == "rose":
             log.info("%s; update=true keeps it", round.told)
