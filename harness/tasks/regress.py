@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from harness.api import BadInput
 from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
+from harness.rules.protocol import Protocol
 from harness.run import records
 from harness.run.identity import rules_from_format_0
 from harness.run.records import Record
@@ -153,7 +154,8 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
         rows[-1] |= {f"round {round.number}": round.difference for round in mine} | {"": ", ".join(worst) or "kept"}
         if before["weights"] != after.get("weights", before["weights"]):
             log.info("%s: the weights are not the baseline's", name)
-    show(f"{now['rules']['protocol']['metric']} minus that of {baseline}", pd.DataFrame(rows), digits=6)
+    metric = now["rules"]["protocol"].get("metric", Protocol.metric)
+    show(f"{metric} minus that of {baseline}", pd.DataFrame(rows), digits=6)
     for round in rounds:
         if round.verdict == "rose":
             log.info("%s; update=true keeps it", round.told)
