@@ -46,9 +46,12 @@ def after(run: list[Path], results: Path, reports: Path) -> list[str]:
         recorded = (path for path in collect.paths_of([results]) if collect.beside(path) in names)
         paths = {path.resolve(): path for path in (*run, *recorded)}
         mine = {paths[path.resolve()] for path in run}
-        found, left_out = collect.read(sorted(paths.values()))
-        troubles = [*left_out, *render(found, reports, run=mine)]
-    failed = Counter(record.status for record in found if record.path in mine and record.status != "complete")
+        played, troubles = collect.read(sorted(mine))
+        before, left_out = collect.read(sorted({*paths.values()} - mine))
+        for line in left_out:
+            log.warning("%s", line)
+        troubles += render(sorted([*played, *before], key=lambda record: record.path), reports, run=mine)
+    failed = Counter(record.status for record in played if record.status != "complete")
     if failed:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))
         troubles.append(
