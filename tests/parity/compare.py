@@ -50,6 +50,10 @@ EXACT = Limit(0.0)
 LABELS = Limit(0.0, outside=5e-4, far=np.inf)
 DAVIS_LABELS = Limit(0.0, outside=2e-3, far=np.inf)
 PROBABILITIES = Limit(1e-4, outside=1e-3, far=1e-3)
+# Rounding grows with the maps, whose largest values are 7 to 10 here. Of those, after four rounds, it is up to 1.3e-5
+# (AVX512, one thread or two), 1.9e-5 (ATEN_CPU_CAPABILITY=default) and 2.2e-5 (ONEDNN_MAX_CPU_ISA=SSE41), and 3e-5
+# between two builds of the authors' code. What is read wrongly moves them by 1e-1 and more.
+STM_FEATURES = Limit(2e-4, relative=5e-5)
 
 # By file name and quantity, the first that fits; what are integers and fits none is exact.
 LIMITS: tuple[tuple[str, str, Limit], ...] = (
@@ -61,6 +65,7 @@ LIMITS: tuple[tuple[str, str, Limit], ...] = (
     (r"ipnet", r"^mask_", LABELS),
     (r"stm\.", r"^unused_plane", Limit(1e-6)),
     (r"stm|mivos", r"prob|^agg_|unfused|result", PROBABILITIES),
+    (r"stm_interactive", r"", STM_FEATURES),
     (r"stm|mivos", r"", Limit(2e-4)),
     (r"atnet", r"^maps_", EXACT),
     (r"atnet", r"prob|_sum$", Limit(1e-4)),
