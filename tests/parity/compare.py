@@ -99,11 +99,13 @@ class Difference(NamedTuple):
 def compare(path: Path, method: Method) -> list[Difference]:
     """Play a recording again with `method`, which `paper_size` makes: every output that it holds.
 
-    Raises KeyError for an output that the replay does not know, ValueError for one of another shape.
+    Raises KeyError for an output that the replay does not know, ValueError for one of another shape or an unknown file.
     """
-    golden = load(path)
+    golden, replay = load(path), replay_of(path)
+    if replay is None:
+        raise ValueError(f"{path}: its name starts with none of {', '.join(network_of(path).REPLAYS)}")
     with torch.inference_mode():
-        ours = replay_of(path)(golden, method)
+        ours = replay(golden, method)
     return [
         difference(path.name, name.removeprefix("out_"), find(name.removeprefix("out_"), ours), values)
         for name, values in golden.items()
@@ -129,19 +131,22 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def network_of(path: Path) -> ModuleType:
-    """The module that plays a recording's network."""
-    return next(module for start, module in NETWORKS.items() if path.name.startswith(start))
+    """The module that plays a recording's network. Raises ValueError for a file of none of them."""
+    for start, module in NETWORKS.items():
+        if path.name.startswith(start):
+            return module
+    raise ValueError(f"{path}: its name starts with none of {', '.join(NETWORKS)}")
 
 
 def replay_of(path: Path) -> Any:
-    """What plays a recording, by its file name."""
-    return next(replay for start, replay in network_of(path).REPLAYS.items() if path.name.startswith(start))
+    """What plays a recording, by its file name; None where nothing does."""
+    return next((replay for start, replay in network_of(path).REPLAYS.items() if path.name.startswith(start)), None)
 
 
 def recordings(top: Path) -> list[Path]:
     """The recordings of networks under a folder of goldens that are played again."""
     found = sorted(top.glob("networks/*/*.npz"))
-    return [path for path in found if any(path.name.startswith(start) for start in network_of(path).REPLAYS)]
+    return [path for path in found if replay_of(path) is not None]
 
 
 @contextmanager
@@ -156,13 +161,10 @@ def paper_size(network: ModuleType, device: str) -> Iterator[Method]:
 
 def difference(recording: str, name: str, ours: Any, golden: np.ndarray) -> Difference:
     """How far our output is from the recorded one, whichever way it was thinned (several can make the same shape)."""
-    ours = (
-        ours.detach().float().cpu().numpy()
-        if torch.is_tensor(ours) and ours.is_floating_point()
-        else ours.cpu().numpy()
-        if torch.is_tensor(ours)
-        else np.asarray(ours)
-    )
+    if torch.is_tensor(ours):
+        ours = ours.float() if ours.dtype == torch.bfloat16 else ours
+        ours = ours.detach().cpu().numpy()
+    ours = np.asarray(ours)
     if name.endswith("_sum") and ours.shape != golden.shape:
         ours = np.array([ours.mean(dtype=np.float64), np.abs(ours).mean(dtype=np.float64), ours.std(dtype=np.float64)])
     marks = THINNED.findall(name)
