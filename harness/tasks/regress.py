@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pandas as pd
 from hydra.experimental.callback import Callback
-from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from omegaconf import DictConfig
 
 from harness.api import BadInput
@@ -170,6 +169,8 @@ def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance:
 
 def write_junit(rounds: Iterable[Round], path: Path) -> None:
     """A test case per method and round."""
+    from junitparser import Failure, JUnitXml, TestCase, TestSuite  # wanted here alone
+
     suite = TestSuite("regress")
     for round in rounds:
         case = TestCase(f"round {round.number}", classname=f"regress.{round.method}")

@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput
 from harness.run.workers import cause
-from harness.tasks.doctor import gpu as gpu_name
+from harness.tasks.doctor import gpu as first_gpu
 from harness.tasks.gpu.part import Part, TimeUp, device_of, machine_of
 from harness.tasks.gpu.report import Report, State, read, remove
 
 log = logging.getLogger(__name__)
 
 # In the order they are played, each with its share of the time that is left for it and those after it.
-SHARES = {"parity": 15, "job": 15, "speed": 30, "memory": 15, "training": 15, "long": 10}
+SHARES = {"parity": 12, "job": 13, "speed": 30, "memory": 15, "training": 20, "long": 10}
 GRACE = 15  # seconds a part may be late; it starts nothing new once its time is up
 
 
@@ -45,7 +45,7 @@ def gpu(
         raise BadInput(f"only={','.join(unknown)}: choose of {', '.join(SHARES)}")
     if not chosen or budget <= 0:
         raise BadInput(f"only={chosen}, budget={budget}: wanted a part or more, and seconds above 0")
-    if device != "cpu" and not gpu_name():
+    if device != "cpu" and first_gpu() is None:
         raise BadInput(f"device={device}: no GPU here; device=cpu plays the parts in a small form")
     parts = [part for part in SHARES if part in chosen]
     folder = Path(reports, "gpu", "small") if device == "cpu" else Path(reports, "gpu")
@@ -94,15 +94,15 @@ def alone(
 ) -> Report:
     """Play a part in this process."""
     end = time.monotonic() + budget
-    module = import_module(f"harness.tasks.gpu.{part}")
-    where = device_of(device)
-    settings: Any = OmegaConf.to_container(forms[where.partition(":")[0]][part], resolve=True)
-    command = f"uv run run.py {' '.join(said())} only=[{part}]"
-    report = Report(folder, part, module.ABOUT, command, machine_of(where, commit))
-    report.write()
-    places = [each for each in HydraConfig.get().overrides.hydra if each.startswith("hydra.searchpath")]
+    command = [each for each in said() if not each.startswith(("reports=", "results="))]
+    report = Report(folder, part, part, f"uv run run.py {' '.join(command)} only=[{part}]", {})
+    places = [each for each in command if each.startswith("hydra.searchpath")]
     state: State = "complete"
     try:
+        module, where = import_module(f"harness.tasks.gpu.{part}"), device_of(device)
+        report.about, report.machine = module.ABOUT, machine_of(where, commit)
+        report.write()
+        settings: Any = OmegaConf.to_container(forms[where.partition(":")[0]][part], resolve=True)
         module.play(Part(where, end, list(methods), settings, places, report))
     except TimeUp:
         state = "cut off"
