@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # In the order they are played, each with its share of the time that is left for it and those after it.
 SHARES = {"parity": 12, "job": 13, "speed": 30, "memory": 15, "training": 20, "long": 10}
-GRACE = 15  # seconds a part may be late; it starts nothing new once its time is up
+GRACE = 10  # seconds a part may be late; it starts nothing new once its time is up
 
 
 def gpu(
@@ -33,12 +33,15 @@ def gpu(
     methods: Sequence[str],
     forms: Mapping[str, DictConfig],
     commit: str | None,
+    until: float | None,
 ) -> None:
     """Play the parts that `only` names and keep `<reports>/gpu/<part>.md` and `.json` of each. Exits 1 if one failed.
 
     Several are played in a process each, by this same command, so that none takes another one along; one alone here.
     device: "cpu" plays them in a small form, and keeps it below `<reports>/gpu/small`.
     budget: seconds for all. forms: what a part plays, by kind of device. commit: of this tree, where git cannot tell.
+    until: when all has to be done, in seconds since 1970, instead of the budget: what a process is given that is one
+    of several, whose start counts.
     """
     chosen = [only] if isinstance(only, str) else list(only)
     if unknown := sorted(set(chosen) - SHARES.keys()):
@@ -48,25 +51,26 @@ def gpu(
     if device != "cpu" and first_gpu() is None:
         raise BadInput(f"device={device}: no GPU here; device=cpu plays the parts in a small form")
     parts = [part for part in SHARES if part in chosen]
+    end = time.time() + budget if until is None else until
     folder = Path(reports, "gpu", "small") if device == "cpu" else Path(reports, "gpu")
     if len(parts) == 1:
-        ended = {parts[0]: alone(parts[0], folder, device, budget, methods, forms, commit)}
+        ended = {parts[0]: alone(parts[0], folder, device, end, methods, forms, commit)}
     else:
-        ended = dict(each(parts, folder, budget))
+        ended = each(parts, folder, end)
     for part, report in ended.items():
         log.info("%s: %s, %s", part, report.state, folder / f"{part}.md")
     if failed := [part for part, report in ended.items() if report.state == "failed"]:
         sys.exit(f"task=gpu: failed: {', '.join(failed)}; their reports say why")
 
 
-def each(parts: Sequence[str], folder: Path, budget: float) -> Mapping[str, Report]:
+def each(parts: Sequence[str], folder: Path, end: float) -> dict[str, Report]:
     """Play parts in a process each, one after the other. Returns their reports."""
-    end = time.monotonic() + budget
     ended = {}
     for number, part in enumerate(parts):
-        limit = max(1.0, (end - time.monotonic()) * SHARES[part] / sum(SHARES[other] for other in parts[number:]))
+        now = time.time()
+        limit = max(1.0, (end - now) * SHARES[part] / sum(SHARES[other] for other in parts[number:]))
         remove(folder, part)
-        process = subprocess.Popen([sys.executable, sys.argv[0], *said(), f"only=[{part}]", f"budget={limit:.0f}"])
+        process = subprocess.Popen([sys.executable, sys.argv[0], *said(), f"only=[{part}]", f"until={now + limit:.0f}"])
         try:
             code = process.wait(limit + GRACE)
             why = cause(code)
@@ -87,13 +91,12 @@ def alone(
     part: str,
     folder: Path,
     device: str,
-    budget: float,
+    end: float,
     methods: Sequence[str],
     forms: Mapping[str, DictConfig],
     commit: str | None,
 ) -> Report:
     """Play a part in this process."""
-    end = time.monotonic() + budget
     command = [each for each in said() if not each.startswith(("reports=", "results="))]
     report = Report(folder, part, part, f"uv run run.py {' '.join(command)} only=[{part}]", {})
     places = [each for each in command if each.startswith("hydra.searchpath")]
@@ -119,4 +122,4 @@ def said() -> list[str]:
     """The command line but for the choice of parts and their time."""
     overrides = HydraConfig.get().overrides
     given = [*(each for each in overrides.hydra if not each.startswith("hydra.mode")), *overrides.task]
-    return [each for each in given if not each.startswith(("only=", "budget="))]
+    return [each for each in given if not each.startswith(("only=", "budget=", "until="))]
