@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import pandas as pd
 from hydra.experimental.callback import Callback
-from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from omegaconf import DictConfig
 
 from harness.api import BadInput
@@ -185,6 +184,8 @@ def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance:
 
 def write_junit(rounds: Iterable[Comparison], path: Path) -> None:
     """A test case per method and round."""
+    from junitparser import Failure, JUnitXml, TestCase, TestSuite  # wanted here alone
+
     suite = TestSuite("regress")
     for round in rounds:
         case = TestCase(f"round {round.number}", classname=f"regress.{round.method}")

@@ -36,7 +36,7 @@ class TimeUp(Exception):
 class Part:
     """What a part plays with.
 
-    device: "cpu" or "cuda:N". end: when it has to be done, by `time.monotonic`. methods: names of conf/method.
+    device: "cpu" or "cuda:N". end: when it has to be done, by `time.time`. methods: names of conf/method.
     settings: those of the part, for this kind of device. places: where the command line has configs searched.
     """
 
@@ -50,7 +50,7 @@ class Part:
     @property
     def left(self) -> float:
         """Seconds that are left."""
-        return self.end - time.monotonic()
+        return self.end - time.time()
 
     def check(self, seconds: float = 0.0) -> None:
         """Raise TimeUp if the next `seconds` are not there."""
