@@ -39,11 +39,11 @@ def test_the_weights_are_those_of_the_read(player: STM, sample: tuple) -> None:
     replay(player, clip, rounds)
     where = innermost(truth[2] == 1)
     weights = attention(player, 2, 1, where)
-    assert weights.shape == (len(player.sample.memory), 8, 13)
+    assert weights.shape == (len(player.state.memory), 8, 13)
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
 
-    keys, values = (torch.stack(entries, dim=2)[0] for entries in zip(*player.sample.memory.values(), strict=True))
-    read = read_memory(KeyValue(keys, values), player.sample.encode(slice(2, 3)).key[0])
+    keys, values = (torch.stack(entries, dim=2)[0] for entries in zip(*player.state.memory.values(), strict=True))
+    read = read_memory(KeyValue(keys, values), player.state.encode(slice(2, 3)).key[0])
     ours = values.flatten(1) @ torch.from_numpy(weights).flatten()
     torch.testing.assert_close(ours, read[:, torch.from_numpy(where)][:, 0], rtol=1e-4, atol=1e-5)
 

@@ -196,6 +196,12 @@ def test_help_is_a_screen_and_names_every_task() -> None:
     assert {path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")} <= set(told_of)
 
 
+def test_who_has_read_enough_of_it_sees_no_traceback() -> None:
+    command = f"{shlex.quote(sys.executable)} run.py --help | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, capture_output=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
 def test_lines_come_ever_less_often_and_tell_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
     """A line per sample would fill a log; none for 13 minutes looks like a job that hangs."""
     caplog.set_level(logging.INFO)

@@ -30,7 +30,7 @@ from torch import nn
 from harness.api import BadInput
 from harness.data import davis, fetch, folder, scribble_files
 from harness.data.images import digest_line, inspect, read_annotations, read_frames
-from harness.data.sequence import Sequence, choose, plain
+from harness.data.sequence import VideoSequence, choose, plain
 from harness.report.exchange import read_csv, read_summary
 from harness.rules import scribbles
 from harness.rules.summary import report_columns, summarize
@@ -162,7 +162,7 @@ def jpeg_frame(place: Path) -> Kind:
 
 
 def result_mask() -> Kind:
-    sequence = Sequence("clip", 1, 1, (H, W), "", {}, lambda: np.empty(0), lambda: np.empty(0))
+    sequence = VideoSequence("clip", 1, 1, (H, W), "", {}, lambda: np.empty(0), lambda: np.empty(0))
     return Kind(palette_png(), lambda path: read_mask(path, sequence), png, tokens=INTEGERS)
 
 

@@ -70,7 +70,7 @@ def rewrite(path: Path, change: Any, columns: Any = lambda table: table) -> Path
 
 def test_kept_records_of_every_format_are_read() -> None:
     """What was kept years ago is still there, by today's names, and nobody takes its clips for today's."""
-    kept = [record for path in (ROOT / "results/ablations").glob("*.parquet") for record in records.read_kept(path)]
+    kept = [record for path in (ROOT / "results/ablations").glob("*.parquet") for record in records.read_archive(path)]
     assert len({record.key.digest for record in kept}) == len(kept) >= 1024
     old = [record for record in kept if record.written == 0]
     assert {record.key.clip.partition(":")[0] for record in old} == {"generator 1"}

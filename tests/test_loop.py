@@ -54,7 +54,7 @@ def test_strokes_pile_up_and_new_ones_lie_on_the_annotated_frame() -> None:
 
 def test_three_frames_stays_for_three_rounds() -> None:
     method = Recorder()
-    rounds(method, Protocol("p", keeps_frame_until=[3, 6]))
+    rounds(method, Protocol("p", new_frame_after=[3, 6]))
     frames = [interaction.frame for interaction in method.asked]
     assert frames[:3] == [4] * 3
     assert len(set(frames[3:6])) == len(set(frames[6:])) == 1
@@ -142,8 +142,8 @@ def test_what_a_method_does_to_its_strokes_and_masks_stays_with_it() -> None:
         ("threshold", -5, "seconds above 0"),
         ("threshold", None, "seconds above 0"),
         ("first_frame", 1.5, "a frame from 0"),
-        ("keeps_frame_until", [0], "rounds from 1"),
-        ("keeps_frame_until", "3", "rounds from 1"),
+        ("new_frame_after", [0], "rounds from 1"),
+        ("new_frame_after", "3", "rounds from 1"),
         ("robot.nb_points", -3, "1 to 1000"),
         ("robot.min_nb_nodes", -1, "at least 0"),
         ("robot.max_kernel_radius", float("nan"), "at least 0"),

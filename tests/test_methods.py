@@ -137,7 +137,7 @@ def test_stm_replaces_the_entry_of_a_frame_annotated_again() -> None:
     entries = []
     for frame, stroke in ((1, [(12, 37), (28, 37)]), (4, [(30, 30), (40, 45)]), (1, [(20, 30), (20, 45)])):
         method.interact(interaction(clip, frame, (1, stroke)))
-        entries.append(dict(method.sample.memory))
+        entries.append(dict(method.state.memory))
     assert list(entries[2]) == [1, 4]
     assert not torch.equal(entries[2][1].key, entries[1][1].key)
     assert torch.equal(entries[2][4].key, entries[1][4].key)
@@ -148,7 +148,7 @@ def test_stm_does_not_depend_on_the_batch() -> None:
     methods = [stm(batch_size=size) for size in (1, 4)]
     for method in methods:
         two_rounds(method, clip)
-    assert torch.allclose(methods[0].sample.p, methods[1].sample.p, atol=1e-5)
+    assert torch.allclose(methods[0].state.p, methods[1].state.p, atol=1e-5)
 
 
 @pytest.mark.parametrize("cache", ["cpu", "disk", "none"])
@@ -157,7 +157,7 @@ def test_stm_does_not_depend_on_the_cache(cache: Cache) -> None:
     other = STM(size="tiny", weights="random", device="cpu", batch_size=2, cache=cache)
     for ours, theirs in zip(two_rounds(stm(), clip), two_rounds(other, clip), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert len(other.sample.queries.kept) == (3 if cache == "cpu" else 0)
+    assert len(other.state.queries.kept) == (3 if cache == "cpu" else 0)
 
 
 def test_mivos_asks_for_a_frame_again_before_it_propagates() -> None:
@@ -168,7 +168,7 @@ def test_mivos_asks_for_a_frame_again_before_it_propagates() -> None:
     for number in range(1, 10):
         prediction = method.interact(interaction(clip, 2, (1, [(12, 37), (28, 37)])))
         offered.append(prediction.candidates)
-        propagated.append(len(method.sample.certain))
+        propagated.append(len(method.state.certain))
         if number < 3:
             assert not np.delete(prediction.masks, 2, axis=0).any()
     assert offered == [[2], [2], None, [2], [2], None, [2], None, None]
@@ -201,7 +201,7 @@ def test_mivos_draws_strokes_where_they_are_or_as_the_authors() -> None:
     for place in ("true", "padded"):
         method = mivos(strokes_at=place)
         method.start(clip)
-        planes[place] = [plane.numpy() for plane in method.sample.stroke_planes(strokes)]
+        planes[place] = [plane.numpy() for plane in method.state.stroke_planes(strokes)]
     for positive, negative in planes.values():
         assert positive.shape == negative.shape == (2, 80, 144)
         np.testing.assert_array_equal(positive[0] | negative[0], negative[1])
@@ -226,7 +226,7 @@ def test_mivos_switches_reach_the_answer() -> None:
         method.start(clip)
         for frame in (0, 5):
             method.interact(Interaction(frame, empty("discs", 6), empty("discs", 6), truth[frame]))
-        answers.append(method.sample.p)
+        answers.append(method.state.p)
     for i, ours in enumerate(answers):
         assert torch.equal(ours[[0, 5]], answers[0][[0, 5]])
         assert not any(torch.equal(ours, other) for other in answers[:i])

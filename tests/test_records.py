@@ -114,12 +114,14 @@ def test_a_disk_without_hard_links_keeps_the_first_record_too(
     [
         lambda folder, path: write(folder, index=2),
         lambda folder, path: write(folder, index=2, status="raised"),
-        lambda folder, path: records.keep([path], folder / "kept.parquet"),
+        lambda folder, path: records.archive([path], folder / "kept.parquet"),
         lambda folder, path: records.write_thumbnails(folder, "x", NOISE),
     ],
     ids=["record", "failure", "kept", "thumbnails"],
 )
-def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path: Path, keep: Callable[[Path, Path], Path]) -> None:
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, keep: Callable[[Path, Path], object]
+) -> None:
     """Half a record would stop every report after it."""
     path = write(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

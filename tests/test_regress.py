@@ -145,6 +145,9 @@ def test_other_rules_are_refused_and_an_update_keeps_who_did_not_play(tmp_path: 
     update(baseline, measured(a=[0.7]))
     kept = json.loads(baseline.read_text())["methods"]
     assert {name: method["scores"] for name, method in kept.items()} == {"a": [0.7], "b": [0.6]}
+    changed = measured(a=[0.7]) | {"samples": {"clip-1": "1"}}
+    with pytest.raises(BadInput, match="scribbles of clip-1"):
+        guard(baseline, changed, TOLERANCE, tmp_path / "regress.xml")
     other = measured(a=[0.7]) | {"samples": {"clip-2": "0"}}
     with pytest.raises(BadInput, match="another choice of samples"):
         guard(baseline, other, TOLERANCE, tmp_path / "regress.xml")

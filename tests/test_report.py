@@ -19,7 +19,7 @@ import pytest
 
 from harness import report as reporting
 from harness.api import BadInput, Stroke
-from harness.report import exchange, made
+from harness.report import exchange, rendered
 from harness.report.leaderboard import boards
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
@@ -158,6 +158,7 @@ SPOILT: dict[str, Any] = {
     "another version": lambda path: told(path, clip={"frames": 4}),
     "j_and_f": lambda path: spoil(path, column("j_and_f", 7.5)),
     "no mean": lambda path: spoil(path, column("j_and_f", 1.0)),
+    "names": lambda path: told(path, provenance={"changes": ["\udc80"]}),
     "jaccard": lambda path: spoil(path, column("jaccard", -0.1)),
     "round 0": lambda path: spoil(path, column("interaction", 0)),
     "timing": lambda path: spoil(path, column("timing", np.nan)),
@@ -316,6 +317,17 @@ def test_a_run_shows_what_it_played_though_newer_code_did_before(
     printed = capsys.readouterr().out
     assert "0.250" in printed
     assert "0.750" not in printed
+
+
+def test_a_bad_record_of_another_method_is_no_fault_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every later run would exit 1 for a record that it has nothing to do with; one of its own is a fault."""
+    results, reports = tmp_path / "results", tmp_path / "reports"
+    good, bad = play(results, "good"), play(results, "bad")
+    spoil(bad, column("jaccard", 2))
+    with caplog.at_level(logging.WARNING):
+        assert reporting.after([good], results, reports) == []
+    assert str(bad) in caplog.text
+    assert [str(bad) in line for line in reporting.after([good, bad], results, reports)] == [True]
 
 
 def test_a_run_without_records_touches_no_report(tmp_path: Path) -> None:
@@ -529,11 +541,11 @@ def test_of_two_reports_that_end_at_once_one_is_there_whole(tmp_path: Path) -> N
         assert [each.exitcode for each in jobs] == [0, 0]
         folder = reports / PLACE
         (board,) = boards(records.read(path) for path in sorted((results / "runs").glob("*/*-*.parquet")))
-        assert made.is_from(made.inputs(board, None), folder)
+        assert rendered.is_from(rendered.inputs(board, None), folder)
         for name in ("table.csv", "table.md", "index.html", "curves.svg", "differences.csv"):
             assert re.search(r"\bone\b", (folder / name).read_text())
             assert re.search(r"\btwo\b", (folder / name).read_text())
-        assert not list(folder.glob(f"{made.ASIDE}*"))
+        assert not list(folder.glob(f"{rendered.ASIDE}*"))
 
 
 def test_a_narrow_terminal_has_whole_words(

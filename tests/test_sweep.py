@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from harness.run.contention import Stay, stay
+from harness.run.contention import Occupancy, occupy
 from tests.test_main_job import SMALL, recorded, run, table
 from tests.test_records import write
 
@@ -86,7 +86,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("order", ["A+ A- B+ B-", "A+ B+ A- B-", "A+ B+ B- A-"])
 def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
     """Times taken beside another job must be marked on both, also when the other came and went in between."""
-    stays = {"A": stay(device), "B": stay(device)}
+    stays = {"A": occupy(device), "B": occupy(device)}
     told = {}
     for event in order.split():
         name = event[0]
@@ -101,8 +101,8 @@ def test_whoever_overlaps_is_marked(device: str, order: str) -> None:
 def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> None:
     """Else a process that a killed job's method left behind spoils the times of all that come after it."""
     program = (
-        "import os, time; from harness.run.contention import stay\n"
-        "here = stay('cpu'); here.__enter__(); pid = os.fork()\n"
+        "import os, time; from harness.run.contention import occupy\n"
+        "here = occupy('cpu'); here.__enter__(); pid = os.fork()\n"
         "if not pid: time.sleep(600)\n"
         "print(pid, flush=True); os.kill(os.getpid(), 9)"
     )
@@ -112,7 +112,7 @@ def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> Non
     orphan = int(killed.stdout.readline())
     killed.wait()
     try:
-        with stay(device) as mine:
+        with occupy(device) as mine:
             pass
     finally:
         os.kill(orphan, signal.SIGKILL)
@@ -122,12 +122,12 @@ def test_what_a_method_forks_holds_no_device(device: str, tmp_path: Path) -> Non
 def test_other_devices_and_the_killed_do_not_count(device: str) -> None:
     """A job that was killed must not spoil the times of all that come after it."""
     program = (
-        "import os; from harness.run.contention import stay; here = stay('cpu'); here.__enter__(); "
+        "import os; from harness.run.contention import stay; here = occupy('cpu'); here.__enter__(); "
         "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": tempfile.gettempdir()})
     assert killed.returncode == -9
-    with stay("cuda") as other, stay(device) as mine:
+    with occupy("cuda") as other, occupy(device) as mine:
         pass
     assert not other.shared
     assert not mine.shared
@@ -137,11 +137,11 @@ def test_of_those_who_start_together_none_is_alone(device: str) -> None:
     """Two jobs that begin at the same moment are both marked, whoever is first."""
     for _ in range(50):
         began = Barrier(2)
-        told: list[Stay] = []
+        told: list[Occupancy] = []
 
-        def job(began: Barrier = began, told: list[Stay] = told) -> None:
+        def job(began: Barrier = began, told: list[Occupancy] = told) -> None:
             began.wait()
-            with stay(device) as mine:
+            with occupy(device) as mine:
                 began.wait()
             told.append(mine)
 

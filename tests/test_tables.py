@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 import run as door  # noqa: F401  its resolvers
 from harness.api import BadInput
 from harness.data import synthetic
-from harness.data.sequence import Sequence
+from harness.data.sequence import VideoSequence
 from harness.report import papers
 from harness.run import records
 from harness.run.build import build
@@ -210,7 +210,7 @@ def test_kept_trainings_are_found_by_the_tables_that_name_them(composed: None, m
     assert found == {path.name for path in (ROOT / "results/ablations").iterdir() if path.is_dir()}
 
 
-def sequences() -> list[Sequence]:
+def sequences() -> list[VideoSequence]:
     """The synthetic clips of which scores are kept."""
     return sequences_of(OmegaConf.to_yaml(choose(("dataset.clips=32",)).dataset))
 
@@ -304,6 +304,19 @@ def test_official_weights_play_exactly_the_rows_they_made(
     for config in choices:
         with pytest.raises(BadInput, match=r"propagation_s02.pth: no such .* github.com/hkchengrex/Mask-Propagation"):
             weights_of(config.method)
+
+
+def test_published_curves_are_drawn_as_published_or_said_to_be_missing(
+    composed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ATNet's own curve is .815 by its own clock; what may not be carried here is fetched by whom it interests."""
+    monkeypatch.setenv("IVOSBENCH_WEIGHTS", str(tmp_path))
+    curves, remarks = tables.published(describe("mivos_figure11", ()))
+    (name,) = curves
+    assert name == "ATNet, published (DAVIS-2017 val)"
+    assert curves[name]["auc"] == pytest.approx(0.8150, abs=5e-5)
+    file = "STM_Interactive_summary_DAVIS17_val.json of github.com/seoungwugoh/STM-Interactive"
+    assert f"STM's published curve: put {file} into {tmp_path}/" in remarks
 
 
 def test_a_row_is_really_played_with_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +431,7 @@ def test_trainings_of_a_variant_are_shown_as_their_mean_and_one_by_one(tmp_path:
         file = tmp_path / f"{seed}.safetensors"
         save_file({key: value * (1 - 0.1 * seed) for key, value in weights.items()}, file, {"training": "a test"})
         kept = ("variant=full", "method=stm", f"weights={file}", *SMALL, f"results={tmp_path / 'results'}")
-        command = [sys.executable, str(ROOT / "run.py"), "task=keep", *kept, *overrides]
+        command = [sys.executable, str(ROOT / "run.py"), "task=archive", *kept, *overrides]
         subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
 
     for seed in (0, 1, 1):

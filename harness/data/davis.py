@@ -15,7 +15,7 @@ from typing import Literal
 from harness.api import BadInput, Scribbles
 from harness.data import scribble_files
 from harness.data.images import content, digest_line, inspect, read_annotations, read_frames
-from harness.data.sequence import Sequence, choose, digest_of, plain, root_folder
+from harness.data.sequence import VideoSequence, choose, digest_of, plain, root_folder
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def load(
     without_scribbles: Literal["skip", "refuse", "keep"] = "skip",
     resolution: str = "480p",
     playable: bool = True,
-) -> list[Sequence]:
+) -> list[VideoSequence]:
     """The sequences of a DAVIS subset, every file checked, none kept in memory.
 
     root: holds JPEGImages, Annotations, Scribbles and ImageSets.
@@ -93,7 +93,7 @@ def listed(root: Path, year: int, subset: str, resolution: str) -> list[str]:
     return list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
 
 
-def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: str) -> Sequence:
+def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: str) -> VideoSequence:
     """One sequence, its files checked."""
     merge = year == 2016
     frames, annotations = numbered_files(root, resolution, name, playable)
@@ -102,7 +102,7 @@ def load_sequence(root: Path, year: int, resolution: str, playable: bool, name: 
     paths = sorted((root / "Scribbles" / name).glob("[0-9][0-9][0-9].json"))
     given = {path: content(path, scribble_files.MAX_BYTES) for path in paths}
     lines = [digest_line(path, data) for path, data in given.items()]
-    return Sequence(
+    return VideoSequence(
         name=name,
         num_frames=len(annotations),
         num_objects=num_objects,
@@ -184,7 +184,7 @@ def read_scribbles(path: Path, data: bytes, name: str, num_frames: int, num_obje
     return read
 
 
-def with_scribbles(sequences: list[Sequence], folder: Path, without: str) -> list[Sequence]:
+def with_scribbles(sequences: list[VideoSequence], folder: Path, without: str) -> list[VideoSequence]:
     """The sequences that can be played, as `without_scribbles` of `load` has it."""
     bare = [sequence.name for sequence in sequences if not sequence.scribbles]
     if without == "keep" or not bare:

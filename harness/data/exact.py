@@ -3,7 +3,7 @@
 Pictures are computed in integers. Everything else is float64 by +, -, ×, ÷, √ and rounding alone, each a NumPy call or
 a Python operator of its own: IEEE 754 fixes the result of every one, and none is fused with the next. Left out is what
 rounds by instruction set or version: float sums and matrix products, sin, exp and powers, NumPy's distributions, and
-the filters, warps and polygons of OpenCV and Pillow.
+the filters, warps and polygons of OpenCV and Pillow. What OpenCV does here moves integers about or adds them up.
 """
 
 import math
@@ -102,7 +102,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def resample(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale uint8 H×W×3 to size×W×3 with a triangle of twice the larger pixels' width."""
+    """Scale uint8 H×W×3 to size×W×3 by a triangle filter, as wide as two of the larger pixels, of before or after."""
     height, width, channels = image.shape
     rows = image.reshape(height, width * channels)
     scaled = np.empty((size, width * channels), np.uint8)
@@ -120,7 +120,7 @@ def resample(image: np.ndarray, size: int) -> np.ndarray:
         for k in range(len(weights)):
             weights[k] = weights[k] * ONE // total
             left -= weights[k]
-        weights[len(weights) // 2] += left
+        weights[len(weights) // 2] += left  # by rounding
         line[:] = ONE // 2
         for k in range(len(weights)):
             row = rows[min(max(first + k, 0), height - 1)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.api import BadInput
 from harness.data.images import inspect, read_annotations, read_frames, read_labels
-from harness.data.sequence import Sequence, choose, digest_of, robot_scribbles, root_folder
+from harness.data.sequence import VideoSequence, choose, digest_of, robot_scribbles, root_folder
 from harness.rules.scribbles import to_json
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -19,7 +19,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 def load(
     root: str, sequences: Iterable[str] | None = None, first_frame: int | str = 0, seed: int = 0
-) -> list[Sequence]:
+) -> list[VideoSequence]:
     """The clips of a folder; the robot draws the first scribble of each from its ground truth.
 
     root: holds frames/ and masks/; the pixels of a mask are object ids, 0 background, 255 void.
@@ -37,7 +37,7 @@ def load(
     return [load_clip(folder, name, first_frame, seed) for name in names]
 
 
-def load_clip(root: Path, name: str, first_frame: int | str, seed: int) -> Sequence:
+def load_clip(root: Path, name: str, first_frame: int | str, seed: int) -> VideoSequence:
     """One clip, its files checked."""
     folder = root / "frames" / name
     frames = by_number(path for path in folder.iterdir() if path.suffix in SUFFIXES)
@@ -55,7 +55,7 @@ def load_clip(root: Path, name: str, first_frame: int | str, seed: int) -> Seque
     scribbles = robot_scribbles(name, len(frames), frame, read_labels(masks[frame]), num_objects)
     if not scribbles.annotated_frames:
         raise BadInput(f"{masks[frame]}: nothing on frame {frame} to scribble on; choose another dataset.first_frame")
-    return Sequence(
+    return VideoSequence(
         name=name,
         num_frames=len(frames),
         num_objects=num_objects,

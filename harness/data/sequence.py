@@ -4,7 +4,7 @@ import hashlib
 import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ LONGEST_NAME = 100  # bytes: names of records have a digest and more behind it
 
 
 @dataclass(frozen=True)
-class Sequence:
+class VideoSequence:
     """A clip with its ground truth, checked when it was listed and read when it is played.
 
     size: (H, W).
@@ -92,9 +92,14 @@ def robot_scribbles(name: str, num_frames: int, frame: int, truth: np.ndarray, n
     """First scribbles for a clip nobody drew on: the robot corrects an empty mask of one frame.
 
     truth: uint8 H×W labels of `frame`. The background gets no stroke, as people give it none in the first round.
+    Points are rounded to 1/65536: the robot's last bits differ by machine, and a clip's digest must not.
     """
     from harness.rules.robot import correct  # compiles on import, which whoever only reads clips need not wait for
 
-    strokes = (stroke for stroke in correct(np.zeros_like(truth), truth, num_objects) if stroke.object_id > 0)
+    strokes = (
+        replace(stroke, path=np.rint(stroke.path * 2**16) / 2**16)
+        for stroke in correct(np.zeros_like(truth), truth, num_objects)
+        if stroke.object_id > 0
+    )
     frames = [()] * num_frames
     return Scribbles(name, (*frames[:frame], tuple(strokes), *frames[frame + 1 :]))

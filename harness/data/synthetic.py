@@ -10,8 +10,8 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,7 +40,7 @@ from harness.data.exact import (
     smear,
     warp,
 )
-from harness.data.sequence import Sequence, robot_scribbles
+from harness.data.sequence import VideoSequence, robot_scribbles
 from harness.rules.robot import bounding_box
 from harness.rules.scribbles import to_json
 
@@ -139,7 +139,7 @@ def load(
     size: tuple[int, int] = (160, 288),
     max_objects: int = 3,
     seed: int = 0,
-) -> list[Sequence]:
+) -> list[VideoSequence]:
     """The same clips for the same arguments; the robot draws the first scribble of each on a frame of its choice.
 
     split: which photographs the clips are made of.
@@ -159,7 +159,9 @@ def load(
     return [load_clip(split, index, frames, (height, width), 1 + index % max_objects, seed) for index in range(clips)]
 
 
-def load_clip(split: str, index: int, num_frames: int, size: tuple[int, int], num_objects: int, seed: int) -> Sequence:
+def load_clip(
+    split: str, index: int, num_frames: int, size: tuple[int, int], num_objects: int, seed: int
+) -> VideoSequence:
     """One clip, made here and kept."""
     name = f"{split}-{index:02d}"
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), index]))
@@ -168,7 +170,7 @@ def load_clip(split: str, index: int, num_frames: int, size: tuple[int, int], nu
     content = hashlib.sha256(json.dumps([frames.shape, to_json(scribbles)]).encode())
     content.update(frames.data)
     content.update(annotations.data)
-    return Sequence(
+    return VideoSequence(
         name=name,
         num_frames=num_frames,
         num_objects=num_objects,
@@ -186,7 +188,7 @@ def made_by(
     split: str,
     index: int,
     num_frames: int,
-    size: Items[int],
+    size: Sequence[int],
     num_objects: int,
     seed: int,
     *,
@@ -199,17 +201,13 @@ def made_by(
 
 
 def first_scribbles(rng: np.random.Generator, name: str, annotations: np.ndarray, num_objects: int) -> Scribbles:
-    """The robot's scribbles on a random frame on which it draws on every object.
-
-    It draws by matrix products: the last bits, which differ by machine, are rounded off.
-    """
+    """The robot's scribbles on a random frame on which it draws on every object."""
     candidates = np.flatnonzero(in_sight(annotations, num_objects).all(1))
     for choice in Draws(rng).permutation(len(candidates)):
         frame = int(candidates[choice])
-        drawn = robot_scribbles(name, len(annotations), frame, annotations[frame], num_objects)
-        if {stroke.object_id for stroke in drawn.frames[frame]} == set(range(1, num_objects + 1)):
-            strokes = [tuple(replace(s, path=np.rint(s.path * 2**16) / 2**16) for s in each) for each in drawn.frames]
-            return replace(drawn, frames=tuple(strokes))
+        scribbles = robot_scribbles(name, len(annotations), frame, annotations[frame], num_objects)
+        if {stroke.object_id for stroke in scribbles.frames[frame]} == set(range(1, num_objects + 1)):
+            return scribbles
     raise BadInput(f"{name}: objects too small to scribble on; choose another dataset.seed or a larger dataset.size")
 
 
@@ -248,7 +246,7 @@ def read_photograph(package: str, file: str, digest: str) -> np.ndarray:
 
 def generate(
     rng: np.random.Generator,
-    photographs: Items[np.ndarray],
+    photographs: Sequence[np.ndarray],
     num_frames: int,
     size: tuple[int, int],
     num_objects: int,
@@ -357,7 +355,7 @@ def outline(draws: Draws, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def render(
     draws: Draws,
-    photographs: Items[np.ndarray],
+    photographs: Sequence[np.ndarray],
     time: np.ndarray,
     camera: Pose,
     bodies: list[Body],

@@ -11,11 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
 from harness.api import BadInput
-from harness.report import collect, exchange, made
+from harness.report import collect, exchange, rendered
 from harness.report.collect import canonical
 from harness.report.leaderboard import (
     READING,
@@ -33,32 +31,10 @@ from harness.report.leaderboard import (
     words,
 )
 from harness.report.tables import latex, markdown, show
-from harness.run import records
-from harness.run.evaluate import begin_sweep, noted
 from harness.run.provenance import digest
 from harness.run.records import Record
 
 log = logging.getLogger(__name__)
-
-
-class Leaderboard(Callback):
-    """Ends a sweep with the leaderboards that its records belong to. A refusal or a failed sample makes it exit 1."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        begin_sweep()
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        paths, troubles = noted(config)
-        records.clear_stale(Path(config.results, "runs"))
-        try:
-            troubles += after(paths, Path(config.results), Path(config.reports)) if paths else []
-        except BadInput as error:
-            sys.exit(str(error))
-        except Exception:  # Hydra would make a warning of it, and exit 0
-            log.exception("the report failed; the records are safe, try `uv run run.py task=report`")
-            sys.exit(1)
-        if troubles:
-            sys.exit("\n".join(troubles))
 
 
 def after(run: list[Path], results: Path, reports: Path) -> list[str]:
@@ -66,13 +42,16 @@ def after(run: list[Path], results: Path, reports: Path) -> list[str]:
     of their samples; returns what went wrong.
     """
     names = {collect.beside(path) for path in run}
-    with made.locked(reports):
+    with rendered.locked(reports):
         recorded = (path for path in collect.paths_of([results]) if collect.beside(path) in names)
         paths = {path.resolve(): path for path in (*run, *recorded)}
         mine = {paths[path.resolve()] for path in run}
-        found, left_out = collect.read(sorted(paths.values()))
-        troubles = [*left_out, *render(found, reports, run=mine)]
-    failed = Counter(record.status for record in found if record.path in mine and record.status != "complete")
+        played, troubles = collect.read(sorted(mine))
+        before, left_out = collect.read(sorted({*paths.values()} - mine))
+        for line in left_out:
+            log.warning("%s", line)
+        troubles += render(sorted([*played, *before], key=lambda record: record.path), reports, run=mine)
+    failed = Counter(record.status for record in played if record.status != "complete")
     if failed:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))
         troubles.append(
@@ -99,7 +78,7 @@ def report(
     """
     folders = [results] if isinstance(results, str) else [str(folder) for folder in results]
     given = read_references(references)
-    with made.locked(Path(reports)):
+    with rendered.locked(Path(reports)):
         paths = collect.paths_of(map(Path, folders))
         if not paths:
             raise BadInput(f"{', '.join(folders)}: no records in runs/; play some with `uv run run.py`")
@@ -137,7 +116,7 @@ def render(
 
     run: records of a run that has just ended: only its boards are rendered, and what is printed is of its samples.
     A folder holds what `write` writes, and what `report` was asked for. What is there is not written again while
-    nothing that it is made from has changed; see `harness.report.made`.
+    nothing that it is made from has changed; see `harness.report.rendered`.
     """
     troubles: list[str] = []
     unshown = dict.fromkeys(references, "no board has all of its samples, and its metric")
@@ -158,7 +137,7 @@ def render(
                 board.entries.append(entry)
                 shown.add(label)
         folder = reports / name
-        if made.make(folder, made.inputs(board, until), partial(write, board, until)):
+        if rendered.make(folder, rendered.inputs(board, until), partial(write, board, until)):
             log.info("written: %s", folder)
         else:
             log.info("up to date: %s", folder)

@@ -80,8 +80,9 @@ def flaw(record: Record) -> str:
         texts = (*names, *(entry["weights"][key] for key in ("name", "digest", "training")), entry["source"])
         if not all(isinstance(text, str) for text in (*texts, sample["manifest"], record.status, record.error)):
             return "its key is not one of this version; play it again"
-        if printable(str(record.key) + "".join(texts)) != str(record.key) + "".join(texts):
-            return "its key has characters nobody can print; rename what it is of"
+        told = json.dumps([sample, entry, record.provenance], ensure_ascii=False)
+        if printable(told) != told:
+            return "its key has characters that no file takes; play it again with other names"
         plain(sample["sequence"], "sequence")
         protocol_of(canonical(entry["protocol"]))
         objects, frames, (height, width) = clip["num_objects"], clip["num_frames"], clip["size"]
@@ -95,7 +96,7 @@ def flaw(record: Record) -> str:
         wrong = wrong_value(rows) or incomplete(rows, range(1, objects + 1), range(frames))
     except BadInput as error:
         return str(error)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         return f"not a record of this version ({type(error).__name__}: {error}); play it again"
     return f"{wrong}; play it again with recompute=true" if wrong else ""
 

@@ -14,7 +14,7 @@ PARTS = ("round", "frame", "object")  # what a modelled round is made of
 
 
 @dataclass
-class Lap:
+class Elapsed:
     """What a clock measured, known once its `with` block has ended."""
 
     seconds: float = 0.0
@@ -23,26 +23,26 @@ class Lap:
 class Clock(Protocol):
     """Measures what a method and its evaluation take."""
 
-    def method(self, clip: Clip) -> AbstractContextManager[Lap]: ...
-    def evaluation(self) -> AbstractContextManager[Lap]: ...
+    def method(self, clip: Clip) -> AbstractContextManager[Elapsed]: ...
+    def evaluation(self) -> AbstractContextManager[Elapsed]: ...
 
 
 class WallClock:
     """Seconds as they pass on this machine, GPU work included."""
 
     @contextmanager
-    def method(self, clip: Clip) -> Iterator[Lap]:
+    def method(self, clip: Clip) -> Iterator[Elapsed]:
         wait_for_gpu()
-        with self.evaluation() as lap:
-            yield lap
+        with self.evaluation() as elapsed:
+            yield elapsed
             wait_for_gpu()
 
     @contextmanager
-    def evaluation(self) -> Iterator[Lap]:
-        lap = Lap()
+    def evaluation(self) -> Iterator[Elapsed]:
+        elapsed = Elapsed()
         start = time.perf_counter()
-        yield lap
-        lap.seconds = time.perf_counter() - start
+        yield elapsed
+        elapsed.seconds = time.perf_counter() - start
 
 
 class ModelledClock:
@@ -73,12 +73,12 @@ class ModelledClock:
         return self.cost["round"] + num_frames * (self.cost["frame"] + num_objects * self.cost["object"])
 
     @contextmanager
-    def method(self, clip: Clip) -> Iterator[Lap]:
-        yield Lap(self.seconds(len(clip.frames), clip.num_objects))
+    def method(self, clip: Clip) -> Iterator[Elapsed]:
+        yield Elapsed(self.seconds(len(clip.frames), clip.num_objects))
 
     @contextmanager
-    def evaluation(self) -> Iterator[Lap]:
-        yield Lap()
+    def evaluation(self) -> Iterator[Elapsed]:
+        yield Elapsed()
 
 
 def wall_clock(method: str) -> WallClock:

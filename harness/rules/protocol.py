@@ -35,7 +35,7 @@ WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"seconds above 0 and at most {MAX_SECONDS_PER_OBJECT}, or null for no limit",
     ),
     "first_frame": (lambda frame: frame is None or whole(frame, 0), "a frame from 0, or null for the scribble's"),
-    "keeps_frame_until": (
+    "new_frame_after": (
         lambda rounds: rounds is None or (isinstance(rounds, list | tuple) and all(whole(each, 1) for each in rounds)),
         "rounds from 1, as in [3,6], or null",
     ),
@@ -61,7 +61,7 @@ class Protocol:
         the robot too, as the official session counts them.
     interaction: whether a round gives strokes or the true mask of the frame.
     first_frame: the frame of the first round; None takes the one the first scribble is on.
-    keeps_frame_until: rounds after which the robot may move to another frame; None lets it move after every round.
+    new_frame_after: rounds after which the robot may move to another frame; None lets it move after every round.
     scored: every frame, or all "but_first_and_last" (the semi-supervised rule of DAVIS).
     threshold: the time, in seconds, at which the score is read off the curve.
     robot: arguments of `harness.rules.robot.correct`.
@@ -77,7 +77,7 @@ class Protocol:
     budget: Literal["method", "official"] = "method"
     interaction: Literal["strokes", "masks"] = "strokes"
     first_frame: int | None = None
-    keeps_frame_until: Sequence[int] | None = None
+    new_frame_after: Sequence[int] | None = None
     scored: Literal["all", "but_first_and_last"] = "all"
     threshold: float = 60.0
     robot: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +116,6 @@ class Protocol:
 
     def candidates(self, round: int, frame: int, offered: Sequence[int] | None) -> Sequence[int] | None:
         """The frames the robot may choose from after `round` on `frame`; `offered` is the method's own wish."""
-        if self.keeps_frame_until is None:
+        if self.new_frame_after is None:
             return offered
-        return None if round in self.keeps_frame_until else [frame]
+        return None if round in self.new_frame_after else [frame]

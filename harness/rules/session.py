@@ -58,11 +58,11 @@ def play(
     for number in count(1):
         mask = np.where(truth[frame] == VOID, 0, truth[frame]) if gives_masks else None
         question = Interaction(frame, read_only(new), read_only(drawn), mask)
-        with clock.method(clip) as lap:
+        with clock.method(clip) as elapsed:
             if number == 1:
                 method.start(clip)
             prediction = method.interact(question)
-        spent += lap.seconds
+        spent += elapsed.seconds
         if spent > protocol.seconds(clip.num_objects):
             return  # an answer after the deadline counts as none, as in the official session
         masks = check(prediction, clip)
@@ -76,7 +76,7 @@ def play(
                 worst = next_frame(quality, used, len(truth), candidates)
                 pair = masks[worst], truth[worst]
                 strokes = [] if gives_masks else correct(*pair, clip.num_objects, **protocol.robot)
-        yield Round(number, frame, new, masks, jaccard, contour, lap.seconds)
+        yield Round(number, frame, new, masks, jaccard, contour, elapsed.seconds)
         if number >= protocol.last_round:
             return
         used.add(worst)

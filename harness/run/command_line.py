@@ -46,8 +46,12 @@ def one_line() -> Iterator[None]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands exceptions on instead of printing them
     try:
         yield
+        sys.stdout.flush()
     except (BadInput, HydraException) as error:
         sys.exit(" ".join(str(error).split()))
+    except BrokenPipeError:  # who reads what is printed has seen enough: `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno in FULL:
             sys.exit(f"the disk is full ({error}); make room, and the same command goes on with what is recorded")
@@ -101,6 +105,11 @@ def configuration(arguments: Sequence[str]) -> DictConfig | None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = Composer([*places, *args.overrides]).every(args.multirun)
     return None if args.help or args.cfg or args.info else config
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """The command that has these overrides, as a shell takes it."""
+    return shlex.join(["uv", "run", "run.py", *overrides])
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -30,21 +30,21 @@ os.register_at_fork(after_in_child=let_go)
 
 
 @dataclass
-class Stay:
+class Occupancy:
     """Whether another job was on the device at any moment; known once its `with` block has ended."""
 
     shared: bool = False
 
 
 @contextmanager
-def stay(device: str) -> Iterator[Stay]:
+def occupy(device: str) -> Iterator[Occupancy]:
     """Hold a device for the length of the block, beside whoever else does.
 
     device: a name that jobs on the same device have in common: "cpu", a GPU's UUID.
     Raises Unwritable.
     """
     place = Path(tempfile.gettempdir(), f"ivosbench-{os.getuid()}-{device}")
-    mine = Stay()
+    mine = Occupancy()
     with ExitStack() as opened:
         with writable(place.parent):
             held, starts = (opened.enter_context(open_append(place, suffix)) for suffix in (".held", ".starts"))

@@ -1,30 +1,26 @@
-"""The main job: play every sample that has no record yet."""
+"""Samples are played: those that have no record yet, one after the other, whatever a method does."""
 
 import logging
 import math
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.data.sequence import Sequence, plain
+from harness.data.sequence import VideoSequence, plain
 from harness.rules.clock import Clock, ModelledClock, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import InvalidPrediction, first_frame
 from harness.run import records
 from harness.run.build import build
-from harness.run.contention import Stay, stay
-from harness.run.guest import Interrupted, hosted, job_done, said, told
+from harness.run.contention import Occupancy, occupy
+from harness.run.guest import Interrupted, hosted, said, told
 from harness.run.identity import SELECTION, entry_of, player_of
 from harness.run.progress import bar, showing, tell
 from harness.run.provenance import device_used, machine
@@ -33,9 +29,6 @@ from harness.run.workers import Died, in_children
 
 log = logging.getLogger(__name__)
 
-NOTES = "records.txt"
-REFUSAL = "refusal.txt"
-SWEEP = "IVOSBENCH_SWEEP"  # the environment tells jobs, wherever they run, in whose name they note
 ENDLESS = 10_000  # rounds of a sample
 LONGEST = 2**16  # characters of an error that are kept, from its end
 # numpy's, torch's and OpenCV's errors have no class in common; the second is what torch says without a GPU
@@ -50,77 +43,8 @@ REMEDIES = (
 class Sample(NamedTuple):
     """A sequence, and the key of the record that one of its scribbles leaves."""
 
-    sequence: Sequence
+    sequence: VideoSequence
     key: records.Key
-
-
-def evaluate(
-    method: DictConfig,
-    dataset: DictConfig,
-    protocol: DictConfig,
-    clock: DictConfig,
-    shard: str,
-    results: str,
-    recompute: bool,
-    isolate: bool = False,
-    timeout: float | None = None,
-    memory: float | None = None,
-) -> None:
-    """Play the samples of `dataset` that fall into `shard`, and note their records in the job's output folder.
-
-    The end of the sweep finds what its own jobs noted (`begin_sweep`, `noted`).
-
-    method: stays a config until the first sample that is missing, so that a cached run never imports torch.
-    shard: "i/n" plays every n-th sample, from the i-th (0-based).
-    recompute: play also what has a complete record.
-    isolate, timeout, memory: as in `play_missing`.
-    A sample whose method fails is recorded as failed and the run goes on. What cannot be played at all is refused: the
-    reason, one line, is noted, so that a sweep's other jobs go on and its end tells. On a disk that takes no record the
-    run ends: raises records.Unwritable.
-    """
-    runs = Path(results, "runs").absolute()  # a guest may go to another folder
-    try:
-        given = HydraConfig.get().overrides.task
-        what = (method, dataset, protocol, clock, shard, runs, recompute, given)
-        for path in play_missing(*what, isolate=isolate, timeout=timeout, memory=memory):
-            note(NOTES, str(path))
-    except records.Unwritable:
-        raise
-    except BadInput as error:
-        note(REFUSAL, str(error))
-    finally:
-        job_done()
-
-
-def begin_sweep() -> None:
-    """For a callback at the start of a sweep: its jobs' notes get a name that no other sweep's have."""
-    os.environ[SWEEP] = uuid4().hex
-
-
-def note(name: str, line: str) -> None:
-    """Add a line to what this job leaves for the end of its sweep."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with records.writable(folder), (folder / of_sweep(name)).open("a") as file:
-        file.write(f"{line}\n")
-
-
-def of_sweep(name: str) -> str:
-    """What a note of this sweep is called."""
-    return f"{os.environ.get(SWEEP, '')}-{name}"
-
-
-def noted(config: DictConfig) -> tuple[list[Path], list[str]]:
-    """What the jobs of a sweep noted, for a callback at its end: paths of records, and refusals, each once.
-
-    config: the sweep's. Logging works again afterwards: Hydra silences every logger once the jobs are done.
-    """
-    configure_log(config.hydra.job_logging)
-    jobs = Path(config.hydra.sweep.dir)
-    paths, refusals = (
-        [line for file in sorted(jobs.rglob(of_sweep(name))) for line in file.read_text().splitlines()]
-        for name in (NOTES, REFUSAL)
-    )
-    return [Path(line) for line in dict.fromkeys(paths)], sorted(set(refusals))
 
 
 def play_missing(
@@ -192,7 +116,7 @@ def play_missing(
     log.info("%s on %s: %d samples played, %d recorded before", method.name, dataset.name, len(missing), recorded)
 
 
-def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
+def starts(sequence: VideoSequence, protocol: Protocol) -> list[int]:
     """The indices of the scribbles that a sequence is played from: one if the protocol shows none of them."""
     indices = sorted(sequence.scribbles) or [1]
     return indices[:1] if protocol.interaction == "masks" and protocol.first_frame is not None else indices
@@ -235,12 +159,12 @@ def play_sample(
     truth = sample.sequence.read_annotations()
     scribbles = scribbles_of(sample.sequence, sample.key.sample["scribble_idx"])
     rows: list[dict[str, Any]] = []
-    here = Stay()
+    here = Occupancy()
     tell(f"{clip.name}, round 1 of {protocol.last_round}")
     try:
         with hosted() as guest:
             method = player()
-            with stay(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
+            with occupy(device_used()) if isinstance(clock, WallClock) else nullcontext(here) as here:
                 for round in play(method, clip, truth, scribbles, protocol, clock):
                     guest.end_copy()
                     rows += records.rows_of(round, sample.key)
@@ -254,7 +178,7 @@ def play_sample(
     return rows, "complete", "", here.shared
 
 
-def scribbles_of(sequence: Sequence, index: int) -> Scribbles:
+def scribbles_of(sequence: VideoSequence, index: int) -> Scribbles:
     """The scribbles a sample starts from; without a stroke where nobody drew any."""
     return sequence.scribbles.get(index, empty(sequence.name, sequence.num_frames))
 
@@ -314,13 +238,13 @@ def record(
     return records.write(runs, sample.key, rows, **told, status=status, error=error, replace=replace)
 
 
-def sample_of(sequence: Sequence, index: int) -> dict[str, Any]:
+def sample_of(sequence: VideoSequence, index: int) -> dict[str, Any]:
     """What a record's key tells of a sample: which one it is, and its content."""
     told = {"sequence": sequence.name, "scribble_idx": index, "manifest": sequence.manifest}
     return told | ({"made_by": sequence.made_by} if sequence.made_by else {})
 
 
-def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def about(sequence: VideoSequence, provenance: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a record says beside its key and rows: the clip, and where data and scores come from."""
     return {
         "clip": {"num_frames": sequence.num_frames, "num_objects": sequence.num_objects, "size": sequence.size},
@@ -333,19 +257,24 @@ def about(sequence: Sequence, provenance: dict[str, Any]) -> dict[str, dict[str,
 
 
 @lru_cache(maxsize=2)
-def sequences_of(dataset: str) -> list[Sequence]:
+def sequences_of(dataset: str) -> list[VideoSequence]:
     """The sequences a dataset's config (YAML) stands for, listed once for all jobs of a process."""
     config = DictConfig(OmegaConf.create(dataset))
     with showing(f"listing dataset={config.name}"):
-        sequences: list[Sequence] = build(config, "dataset.")
+        sequences: list[VideoSequence] = build(config, "dataset.")
     return sequences
 
 
 def build_method(config: DictConfig, protocol: Protocol) -> Method:
     """The method; BadInput if the protocol is none for it."""
-    method: Method = build(config, "method.")
+    return suited(partial(build, config, "method."), config.name, protocol)
+
+
+def suited(make: Callable[[], Method], name: str, protocol: Protocol) -> Method:
+    """What `make` makes; BadInput if the protocol is none for it."""
+    method = make()
     if protocol.interaction == "masks" and not getattr(method, "takes_masks", False):
-        raise BadInput(f"method={config.name} takes no masks, which protocol={protocol.name} gives; leave it out")
+        raise BadInput(f"method={name} takes no masks, which protocol={protocol.name} gives; leave it out")
     return method
 
 

@@ -111,6 +111,7 @@ def from_format_0(sample: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[
 def rules_from_format_0(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The dataset and the protocol of an entry of format 0, as they are told now."""
     dataset, protocol = ({**entry[name], "_target_": today(entry[name])} for name in ("dataset", "protocol"))
+    protocol["new_frame_after"] = protocol.pop("keeps_frame_until", None)
     return {"dataset": meaning(dataset, SELECTION), "protocol": rules_of(protocol)}
 
 

@@ -83,7 +83,9 @@ def official_folder() -> Path:
 
 
 def training_of(weights: Path) -> str:
-    """Whose training a safetensors file says it holds."""
+    """Whose training a safetensors file says it holds; a method's own kind of file says nothing."""
+    if weights.suffix != ".safetensors":
+        return "the file does not say whose"
     return " ".join(metadata(weights).get("training", "the file does not say whose").split())
 
 

@@ -215,21 +215,22 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def keep(found: Iterable[Path], path: Path) -> None:
-    """Keep the scores of records in one file, without strokes and masks, which are most of them; see `read_kept`.
+def archive(found: Iterable[Path], path: Path) -> None:
+    """Keep the scores of records in one file, without strokes and masks, which are most of them; see `read_archive`.
 
-    Records that it holds already stay, but for those of the same key. One job at a time.
+    What it holds already stays, but for what differs from these in the code alone. One job at a time.
     """
-    parts = []
+    kept: dict[str, tuple[str, pa.Table]] = {}
     with readable(path):
-        parts += kept_parts(path)
-    for each in found:
-        with readable(each):
+        parts = archived_parts(path)
+        for each in found:
             table, metadata = read_table(each, SCORES)
             parts.append((metadata[METADATA].decode(), table))
-    last = {record_of(path, json.loads(about), table).key.digest: (about, table) for about, table in parts}
+        for about, table in parts:
+            key = record_of(path, json.loads(about), table).key
+            kept[str(Key(key.sample, {**key.entry, "source": ""}))] = about, table
     whole = pa.concat_tables(
-        [part for about, table in last.values() for part in (pa.table({"about": [about]}), table)],
+        [part for about, table in kept.values() for part in (pa.table({"about": [about]}), table)],
         promote_options="default",
     )
     with temporary_for(path) as temporary:
@@ -237,8 +238,8 @@ def keep(found: Iterable[Path], path: Path) -> None:
         temporary.replace(path)
 
 
-def kept_parts(path: Path) -> list[tuple[str, pa.Table]]:
-    """The records of a file that `keep` wrote, as JSON about each and its rows; none where there is no file."""
+def archived_parts(path: Path) -> list[tuple[str, pa.Table]]:
+    """The records of a file that `archive` wrote, as JSON about each and its rows; none where there is no file."""
     if not path.exists():
         return []
     table, _ = read_table(path, ["about", *SCORES])
@@ -309,10 +310,10 @@ def read(path: Path, *, content: bool = False) -> Record:
         return record
 
 
-def read_kept(path: Path) -> list[Record]:
-    """The records of a file that `keep` wrote: a row with JSON about each, then its own. Raises BadInput as `read`."""
+def read_archive(path: Path) -> list[Record]:
+    """The records of a file that `archive` wrote: a row with JSON about each, then its own. Raises as `read` does."""
     with readable(path):
-        return [record_of(path, json.loads(about), conform(table, SCORES)) for about, table in kept_parts(path)]
+        return [record_of(path, json.loads(about), conform(table, SCORES)) for about, table in archived_parts(path)]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from harness.api import BadInput, Clip, Interaction, Method, Scribbles
 from harness.data import synthetic
-from harness.data.sequence import Sequence, robot_scribbles
+from harness.data.sequence import VideoSequence, robot_scribbles
 from harness.report.tables import show
 from harness.rules import session
 from harness.rules.clock import wall_clock
@@ -263,7 +263,7 @@ def make(num_objects: int, size: tuple[int, int] = SIZE) -> Sample:
     return sample_of(synthetic.load_clip("val", 0, FRAMES, size, num_objects, seed=num_objects))
 
 
-def sample_of(sequence: Sequence) -> Sample:
+def sample_of(sequence: VideoSequence) -> Sample:
     """The first sample of a sequence."""
     clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
     return Sample(clip, sequence.read_annotations(), sequence.scribbles[min(sequence.scribbles)])
@@ -273,7 +273,7 @@ def from_files(dataset: DictConfig) -> tuple[Path, Sample] | None:
     """(folder, a few frames of the first clip) of a dataset that lies in files; None for one that does not."""
     if "root" not in dataset:
         return None
-    sequences: list[Sequence] = build(dataset)
+    sequences: list[VideoSequence] = build(dataset)
     sequence = sequences[0]
     frames, truth = sequence.read_frames(), sequence.read_annotations()
     areas = [np.count_nonzero((labels > 0) & (labels <= sequence.num_objects)) for labels in truth]

@@ -3,10 +3,12 @@
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.run.provenance import machine, official_folder, versions
@@ -17,16 +19,20 @@ PARTS = {  # what the folder of a dataset has to have in it
 }
 
 
-def doctor(dataset: DictConfig) -> None:
+def doctor(dataset: DictConfig, reports: str) -> None:
     """Print the machine, the datasets and the weights, with a remedy for each that is missing.
 
-    dataset: the chosen one, looked for where its config says.
+    dataset: the chosen one, looked for where its config says. reports: where task=gpu measured what methods need.
     """
     console = Console()
     here = Table("machine", "", title="ivosbench doctor")
-    for what, value in (machine() | {"gpu": gpu() or "none; methods run on the CPU"}).items():
+    found = gpu()
+    told = f"{found.name}, {found.bytes / 2**30:.1f} GiB" if found else "none; methods run on the CPU"
+    for what, value in (machine() | {"gpu": told}).items():
         here.add_row(what, value)
     console.print(here)
+    if found:
+        console.print(fitting(found, Path(reports, "gpu")))
 
     datasets = Table("dataset", "here", "how to get it")
     for name, config in choices("dataset"):
@@ -44,22 +50,46 @@ def doctor(dataset: DictConfig) -> None:
     console.print(weights)
 
 
-def gpu() -> str:
-    """Name of the first GPU that torch can use, "" if there is none.
+class Gpu(NamedTuple):
+    """A GPU, and the bytes of its memory."""
+
+    name: str
+    bytes: int
+
+
+def fitting(found: Gpu, folder: Path) -> Table | str:
+    """Of each method and cache how many sequences of DAVIS fit on a GPU, or what has to be measured before."""
+    from harness.tasks.gpu import memory, report
+
+    measured = report.read(folder, "memory")
+    rows = measured.tables.get(memory.PLANES, []) if measured else []
+    if not rows:
+        return escape("which methods fit DAVIS on it: not measured yet; uv run run.py task=gpu only=[memory]")
+    title = f"what fits on {found.name}, as measured on {measured.machine['gpu'] if measured else ''}"
+    fits = Table("method", "cache", "sequences of DAVIS-2017 val, at paper size", title=title)
+    for method, cache, fit, beside in memory.fits_of(rows):
+        told = memory.fitting(fit, found.bytes - beside)
+        fits.add_row(method, cache, f"{yes(True)} all 30" if told == "30" else f"{yes(False)} {told} of 30")
+    return fits
+
+
+def gpu() -> Gpu | None:
+    """The first GPU that torch can use, None if there is none.
 
     Torch would say so, too, after seconds of import; here NVIDIA's driver is asked, as torch does, by its API.
     """
     if versions()["torch"].endswith("+cpu"):
-        return ""
+        return None
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return ""
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        return None
+    device, name, size = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return ""
+        return None
     driver.cuDeviceGetName(name, len(name), device)
-    return name.value.decode()
+    driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+    return Gpu(name.value.decode(), size.value)
 
 
 def dataset_state(name: str, config: DictConfig) -> tuple[str, str]:

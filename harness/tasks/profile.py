@@ -12,12 +12,12 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Method, Scribbles
-from harness.rules.clock import Clock, Lap, WallClock
+from harness.rules.clock import Clock, Elapsed, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.scribbles import empty
 from harness.rules.session import play
 from harness.run.build import build
-from harness.run.contention import stay
+from harness.run.contention import occupy
 from harness.run.evaluate import build_method, sequences_of
 from harness.run.identity import entry_of
 from harness.run.provenance import cpu_name, device_used, digest, versions
@@ -60,7 +60,7 @@ def first_sample(method: str, dataset: str, protocol: str) -> pd.DataFrame:
     first = sequence.scribbles.get(min(sequence.scribbles, default=1), empty(sequence.name, sequence.num_frames))
     clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)
     guest = build_method(player, game)
-    with stay(device_used()) as here:
+    with occupy(device_used()) as here:
         found = profile(guest, clip, sequence.read_annotations(), first, game, WallClock())
     if here.shared:
         raise BadInput("times beside another job on the same device say nothing; run it alone")
@@ -95,16 +95,16 @@ class Profiler(Clock):
         self.calls: list[tuple[str, float, float]] = []
 
     @contextmanager
-    def method(self, clip: Clip) -> Iterator[Lap]:
+    def method(self, clip: Clip) -> Iterator[Elapsed]:
         import torch
 
-        with torch.profiler.profile() as profiler, self.clock.method(clip) as lap:
-            yield lap
+        with torch.profiler.profile() as profiler, self.clock.method(clip) as elapsed:
+            yield elapsed
         for event in profiler.events() or ():
             if event.is_user_annotation and event.device_type == torch.autograd.DeviceType.CPU:
                 self.calls.append((path(event), event.cpu_time_total, device_time(event)))
 
-    def evaluation(self) -> AbstractContextManager[Lap]:
+    def evaluation(self) -> AbstractContextManager[Elapsed]:
         return self.clock.evaluation()
 
     def scopes(self) -> pd.DataFrame:

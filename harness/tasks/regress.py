@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import pandas as pd
 from hydra.experimental.callback import Callback
-from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from omegaconf import DictConfig
 
 from harness.api import BadInput
 from harness.report.leaderboard import Board, Entry, boards, curve
 from harness.report.tables import show
+from harness.rules.protocol import Protocol
 from harness.run import records
-from harness.run.evaluate import begin_sweep, noted
 from harness.run.identity import rules_from_format_0
 from harness.run.records import Record
 from harness.run.task_keys import boolean
+from harness.tasks.evaluate import begin_sweep, noted
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ MACHINE = ("hardware", "python", "numpy", "opencv", "torch")  # of a record's pr
 
 
 @dataclass(frozen=True)
-class Round:
+class Comparison:
     """A round of a method beside its baseline.
 
     difference: score, in 0..1, minus the baseline's; NaN where there is no score.
@@ -122,19 +122,21 @@ def outcome(entry: Entry, board: Board) -> dict[str, Any]:
     }
 
 
-def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Round]:
+def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float], junit: Path) -> list[Comparison]:
     """The rounds of what was measured `now` beside the baseline's, printed and written as JUnit XML.
 
     tolerance: {same, elsewhere}: how far a score may fall on the baseline's machine and versions, and on any other.
     What rose farther or was not played is told, and no trouble; what was played and cannot be compared has failed.
-    Time is never compared. Raises BadInput if there is no baseline, or if it is of other rules or samples.
+    Time is never compared. Raises BadInput if there is no baseline, or if it is of other rules, samples or clips.
     """
     kept = read(baseline)
     if kept["rules"] != now["rules"] or kept["samples"].keys() != now["samples"].keys():
         other = [key for key in now["rules"] if now["rules"][key] != kept["rules"].get(key)] or ["choice of samples"]
         raise BadInput(f"{baseline}: made with another {', '.join(other)}; play as it was, or name another baseline=")
-    if kept["samples"] != now["samples"]:
-        log.info("frames, annotations or scribbles are not the baseline's to the bit")
+    if changed := sorted(name for name, content in now["samples"].items() if kept["samples"][name] != content):
+        raise BadInput(
+            f"{baseline}: made with other frames, annotations or scribbles of {changed[0]}; update=true replaces it"
+        )
     rounds = []
     rows = []
     for name in sorted(kept["methods"].keys() | now["methods"].keys()):
@@ -151,7 +153,8 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
         rows[-1] |= {f"round {round.number}": round.difference for round in mine} | {"": ", ".join(worst) or "kept"}
         if before["weights"] != after.get("weights", before["weights"]):
             log.info("%s: the weights are not the baseline's", name)
-    show(f"{now['rules']['protocol']['metric']} minus that of {baseline}", pd.DataFrame(rows), digits=6)
+    metric = now["rules"]["protocol"].get("metric", Protocol.metric)
+    show(f"{metric} minus that of {baseline}", pd.DataFrame(rows), digits=6)
     for round in rounds:
         if round.verdict == "rose":
             log.info("%s; update=true keeps it", round.told)
@@ -160,17 +163,17 @@ def guard(baseline: Path, now: Mapping[str, Any], tolerance: Mapping[str, float]
     return rounds
 
 
-def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance: float) -> Iterator[Round]:
+def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance: float) -> Iterator[Comparison]:
     """A method's rounds beside the baseline's scores; those that only one of the two has failed."""
     scores = after["scores"] if "error" not in after else [None] * max(1, len(before))
     for number, (was, score) in enumerate(zip_longest(before, scores), 1):
         if was is None or score is None:
             why = after.get("error", "not played" if score is None else "not in the baseline; update=true adds it")
-            yield Round(name, number, float("nan"), "failed", f"{name} round {number}: {why}")
+            yield Comparison(name, number, float("nan"), "failed", f"{name} round {number}: {why}")
             continue
         difference = score - was
         told = f"{name} round {number}: {score:.6f}, {difference:+.6f} from the baseline's; {tolerance:g} are allowed"
-        yield Round(
+        yield Comparison(
             name,
             number,
             difference,
@@ -179,8 +182,10 @@ def compare(name: str, before: list[float], after: Mapping[str, Any], tolerance:
         )
 
 
-def write_junit(rounds: Iterable[Round], path: Path) -> None:
+def write_junit(rounds: Iterable[Comparison], path: Path) -> None:
     """A test case per method and round."""
+    from junitparser import Failure, JUnitXml, TestCase, TestSuite  # wanted here alone
+
     suite = TestSuite("regress")
     for round in rounds:
         case = TestCase(f"round {round.number}", classname=f"regress.{round.method}")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from harness.api import BadInput
 from harness.data.images import read_labels
-from harness.data.sequence import Sequence
+from harness.data.sequence import VideoSequence
 from harness.report.tables import show
 from harness.rules.metrics import Scorer
 from harness.run.build import build
@@ -29,7 +29,7 @@ def score(masks: str | None, dataset: DictConfig, reports: str) -> None:
     if masks is None:
         raise BadInput("task=score: masks not given; say masks=<folder> with <sequence>/00000.png, ... in it")
     only_masks = {"playable": False} if dataset._target_ == "harness.data.davis.load" else {}
-    sequences: list[Sequence] = build(dataset, "dataset.", **only_masks)
+    sequences: list[VideoSequence] = build(dataset, "dataset.", **only_masks)
     files = {sequence.name: find(Path(masks), sequence) for sequence in sequences}
     rows = [
         {"sequence": sequence.name, "object": k + 1, **statistics}
@@ -49,7 +49,7 @@ def score(masks: str | None, dataset: DictConfig, reports: str) -> None:
     log.info("written: %s", folder)
 
 
-def score_sequence(sequence: Sequence, files: list[Path]) -> list[dict[str, float]]:
+def score_sequence(sequence: VideoSequence, files: list[Path]) -> list[dict[str, float]]:
     """The statistics of each object of a sequence."""
     truth = sequence.read_annotations()
     masks = np.stack([read_mask(file, sequence) for file in files])
@@ -71,7 +71,7 @@ def statistics(values: np.ndarray) -> dict[str, float]:
     return {"mean": values.mean(), "recall": (values > 0.5).mean(), "decay": first.mean() - last.mean()}
 
 
-def find(masks: Path, sequence: Sequence) -> list[Path]:
+def find(masks: Path, sequence: VideoSequence) -> list[Path]:
     """The mask file of every frame, in order; they are numbered as in DAVIS, from 00000.png."""
     if sequence.num_frames < 3:
         raise BadInput(f"{sequence.name}: {sequence.num_frames} frames, of which none is scored; leave it out")
@@ -81,7 +81,7 @@ def find(masks: Path, sequence: Sequence) -> list[Path]:
     return files
 
 
-def read_mask(file: Path, sequence: Sequence) -> np.ndarray:
+def read_mask(file: Path, sequence: VideoSequence) -> np.ndarray:
     """uint8 H×W labels of a palette or grey PNG, those of DAVIS 2016 results (0 and 255) as 0 and 1."""
     labels = read_labels(file)
     if labels.shape != sequence.size:

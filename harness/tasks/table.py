@@ -29,7 +29,7 @@ from harness.rules.protocol import Protocol
 from harness.rules.summary import official
 from harness.run import records
 from harness.run.build import build, unwrapped, without
-from harness.run.command_line import compose
+from harness.run.command_line import command_of, compose
 from harness.run.evaluate import build_method, changes, play_missing, sequences_of, starts
 from harness.run.identity import entry_of, meaning, rules_of
 from harness.run.progress import bar
@@ -148,13 +148,13 @@ def make(name: str, asked: Asked, folder: Path, references: Mapping[str, Any]) -
         rows,
         about.get("against", ""),
     )
-    theirs, absent = published(about)
+    theirs, remarks = published(about)
     drawn = [
         path
         for figure in about.get("figures", ())
         for path in draw(figure, table, filled, folder, {**theirs, **references})
     ]
-    table = replace(table, pictures=drawn, remarks=absent)
+    table = replace(table, pictures=drawn, remarks=remarks)
     papers.render(table, folder)
     log.info("written: %s", folder)
     return table, [remedy for each in filled for remedy in each.remedies]
@@ -176,7 +176,7 @@ def command(name: str, asked: Asked) -> str:
     if not isinstance(weights, str):
         weights = "{" + ", ".join(f"{slug(row)}: {file}" for row, file in weights.items()) + "}"
     chosen = [] if weights == "tiny" else [f"weights={weights}"]
-    return shlex.join(["uv", "run", "run.py", *shown, *chosen, f"table={name}"])
+    return command_of([*shown, *chosen, f"table={name}"])
 
 
 def slug(row: str) -> str:
@@ -411,9 +411,9 @@ def played(
 
 @cache
 def kept(place: Path) -> list[Record]:
-    """The records that are kept of a variant: in the one file that `task=keep` writes, in a folder those before it."""
+    """The records that are kept of a variant: in the file that `task=archive` writes, and in a folder."""
     folder = [path for path in sorted(place.glob("**/*-*.parquet")) if not is_replaced(path)]
-    return [*records.read_kept(place.with_name(f"{place.name}.parquet")), *(records.read(path) for path in folder)]
+    return [*records.read_archive(place.with_name(f"{place.name}.parquet")), *(records.read(path) for path in folder)]
 
 
 def trained(row: DictConfig, overrides: tuple[str, ...]) -> list[Record]:
@@ -467,7 +467,7 @@ def commands(row: DictConfig, overrides: Iterable[str]) -> tuple[str, str]:
     weights = f"weights={place}/training/{folder}/weights.safetensors"
     left_out = ("task=", "weights=", "size=", "reports=", "references=")
     rest = [each for each in overrides if not each.startswith(left_out) and each not in method]
-    keep = ("task=keep", f"variant={row.trained}", *method, weights, *rest)
+    keep = ("task=archive", f"variant={row.trained}", *method, weights, *rest)
     return shlex.join((*begin, *train)), shlex.join((*begin, *keep))
 
 
@@ -487,15 +487,16 @@ def rules(entry: Mapping[str, Any], config: DictConfig) -> str:
 
 
 def published(about: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The curves that authors published for a table, by what they are called, and a line for each that is not here."""
-    curves, absent = {}, []
+    """The curves that authors published for a table, by what they are called, and a line on each, here or not."""
+    curves, remarks = {}, []
     for label, told in about.get("published", {}).items():
         found = [path for path in (CARRIED / told.file, official_folder() / told.file) if path.is_file()]
         if found:
-            curves[f"{label} ({told['from']}, {about.data})"] = read_summary(found[0])
+            curves[f"{label}, published ({about.data})"] = read_summary(found[0])
+            remarks.append(f"{label}'s published curve: {told.file} of {told['from']}, on its authors' clock")
         else:
-            absent.append(f"{label}'s published curve: put {told.file} of {told['from']} into {official_folder()}/")
-    return curves, absent
+            remarks.append(f"{label}'s published curve: put {told.file} of {told['from']} into {official_folder()}/")
+    return curves, remarks
 
 
 def draw(

@@ -26,10 +26,10 @@ from methods.atnet.network import (
     Variant,
 )
 from methods.atnet.transfer import LocalSoftmax
+from methods.blocks.frame_cache import Cache, FrameCache, volume
 from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
-from methods.blocks.shelf import Cache, Shelf, volume
 from methods.blocks.trunk import normalise
 from methods.blocks.weights import lay_out, official_file, prepare
 
@@ -45,7 +45,7 @@ class ATNet(Method):
 
     local, local_softmax, global_mode, local_mode, match_region: the network, see `methods.atnet.network.Variant`.
     size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
-    cache: where encoded frames and probabilities wait for the next round, see `Sample`.
+    cache: where encoded frames and probabilities wait for the next round, see `State`.
     precision: see `methods.blocks.precision.inference`.
     """
 
@@ -82,23 +82,23 @@ class ATNet(Method):
     def warm_up(self, clip: Clip) -> None:
         """Play two rounds without a stroke on three frames of the clip, on a sample that is thrown away."""
         with inference(self.network, self.precision):
-            sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.cache)
-            for frame in (0, len(sample.frames) - 1):
-                sample.play(frame, ())
+            state = State(self.network, replace(clip, frames=clip.frames[:3]), self.cache)
+            for frame in (0, len(state.frames) - 1):
+                state.play(frame, ())
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
-        self.sample = Sample(self.network, clip, self.cache)
+        self.state = State(self.network, clip, self.cache)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """One round: all strokes of the annotated frame so far make its masks anew, which are then transferred."""
         frame = interaction.frame
         with inference(self.network, self.precision):
-            self.sample.play(frame, interaction.all.frames[frame])
-        return Prediction(self.sample.labels.copy())
+            self.state.play(frame, interaction.all.frames[frame])
+        return Prediction(self.state.labels.copy())
 
 
-class Sample:
+class State:
     """What ATNet knows of one sample.
 
     p: T×N×H×W, the objects' probabilities, superposed (Equation 6). labels: uint8 T×H×W, made of them.
@@ -106,7 +106,7 @@ class Sample:
     pictures: the encoded frames; kept: what else T-Net need not do again.
 
     At paper size and 480×854 a frame's picture takes 78 MB, what is kept beside it 14 MB, 14 MB per object and 9 MB for
-    each side it was reached from, its probabilities 1.6 MB per object, see `methods.blocks.shelf` for where they wait;
+    each side it was reached from, its probabilities 1.6 MB per object; where they wait, `blocks.frame_cache` says;
     "disk" keeps pictures only. With cache="none" a round needs the device, whatever the length of the clip, for the
     working memory of A-Net and T-Net, at most four pictures and the memory's 14 MB, and 14 MB more per object, of each
     round.
@@ -117,7 +117,7 @@ class Sample:
         self.network = lay_out(network)
         self.device = next(network.parameters()).device
         self.frames = clip.frames
-        self.pictures: Shelf[Picture] = Shelf(cache, self.device)
+        self.pictures: FrameCache[Picture] = FrameCache(cache, self.device)
         self.keeps = cache in ("device", "cpu")
         self.shelf = self.device if cache == "device" else torch.device("cpu")
         self.kept: dict[int, Kept] = {}

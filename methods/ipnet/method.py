@@ -14,10 +14,10 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.frame_cache import Cache, volume
 from methods.blocks.host import to_host
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
-from methods.blocks.shelf import Cache, volume
 from methods.blocks.weights import lay_out, official_file, prepare
 from methods.ipnet.checkpoint import load
 from methods.ipnet.network import InteractionPropagation, Size
@@ -45,7 +45,7 @@ class IPNet(Method):
         a pass ends: its two volumes are one.
     aggregation: references of earlier rounds take part in propagation, or that of this round alone.
     roi: the networks look at the region of interest, or always at the whole picture, in the same window.
-    cache: where the probabilities wait for the next round, see `Sample`.
+    cache: where the probabilities wait for the next round, see `State`.
     precision: see `methods.blocks.precision.inference`.
     """
 
@@ -74,33 +74,33 @@ class IPNet(Method):
     def warm_up(self, clip: Clip) -> None:
         """Run both networks at the clip's size, on a sample that is thrown away."""
         with inference(self.network, self.precision):
-            sample = Sample(self.network, replace(clip, frames=clip.frames[:4]), self.options)
-            target = len(sample.frames) // 3  # of four frames, one side has one and the other two
+            state = State(self.network, replace(clip, frames=clip.frames[:4]), self.options)
+            target = len(state.frames) // 3  # of four frames, one side has one and the other two
             for _ in range(2):
-                sample.annotate(target, ())
-                sample.propagate(target)
+                state.annotate(target, ())
+                state.propagate(target)
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
-        self.sample = Sample(self.network, clip, self.options)
+        self.state = State(self.network, clip, self.options)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """One round: a mask of the annotated frame by this round's strokes on it, then the masks around it."""
         frame = interaction.frame
         with inference(self.network, self.precision):
-            self.sample.annotate(frame, interaction.new.frames[frame])
-            self.sample.propagate(frame)
-            return Prediction(self.sample.labels())
+            self.state.annotate(frame, interaction.new.frames[frame])
+            self.state.propagate(frame)
+            return Prediction(self.state.labels())
 
 
-class Sample:
+class State:
     """What IPNet knows of one sample.
 
     p: T×N×H×W, the objects' probabilities. targets: the frames propagated from. current: features of the last
     interaction; older: the reference of the last round, if it takes part; both N×32w×S/32×S/32 for width w.
 
     Windows follow the masks, so nothing of a frame is kept but p: at 480×854 1.6 MB per frame and object, see
-    `methods.blocks.shelf.volume` for where. Of the device a step needs about 0.1 GB per object and side at
+    `methods.blocks.frame_cache.volume` for where. Of the device a step needs about 0.1 GB per object and side at
     paper size, whatever the length of the clip, and the weights 0.76 GB (estimated).
     """
 

@@ -14,12 +14,12 @@ from torch.profiler import record_function
 from harness.api import BadInput, Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.frame_cache import Cache, FrameCache, volume
 from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.padding import crop, pad
 from methods.blocks.precision import Precision, inference
-from methods.blocks.shelf import Cache, Shelf, volume
 from methods.blocks.trunk import normalise
 from methods.blocks.weights import lay_out, official_file, prepare
 from methods.mivos.checkpoint import load
@@ -57,7 +57,7 @@ class MiVOS(Method):
         newest, or None for all. The authors have no such bound; a long clip wants one, or each frame takes longer.
     strokes_at: the size at which strokes are drawn, "padded" or "true". The authors draw them at the padded one, up to
         8 pixels off.
-    cache: where encoded frames and probabilities wait for the next round, see `Sample`.
+    cache: where encoded frames and probabilities wait for the next round, see `State`.
     precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
 
@@ -96,13 +96,13 @@ class MiVOS(Method):
     def warm_up(self, clip: Clip) -> None:
         """Run every network once or more at the clip's size, on a sample that is thrown away."""
         with inference(self.network, self.precision):
-            sample = Sample(self.network, replace(clip, frames=clip.frames[:3]), self.options)
-            for frame in (0, len(sample.frames) - 1):
-                sample.propagate(frame, sample.interaction_to_mask(frame, ()))
+            state = State(self.network, replace(clip, frames=clip.frames[:3]), self.options)
+            for frame in (0, len(state.frames) - 1):
+                state.propagate(frame, state.interaction_to_mask(frame, ()))
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
-        self.sample = Sample(self.network, clip, self.options)
+        self.state = State(self.network, clip, self.options)
         self.round = 0
 
     def interact(self, interaction: Interaction) -> Prediction:
@@ -111,17 +111,17 @@ class MiVOS(Method):
         frame, given = interaction.frame, interaction.mask
         with inference(self.network, self.precision):
             if given is not None:
-                mask = self.sample.take_mask(given)
+                mask = self.state.take_mask(given)
             else:  # without a stroke on it the frame is kept; the authors, who see strokes only, go to the last frame
-                mask = self.sample.interaction_to_mask(frame, interaction.new.frames[frame])
+                mask = self.state.interaction_to_mask(frame, interaction.new.frames[frame])
             if given is not None or self.schedule == "every_round" or self.round in (3, 6) or self.round >= 8:
-                self.sample.propagate(frame, mask)
-                return Prediction(self.sample.answer())
-            self.sample.labels[frame] = mask.max(dim=0).indices
-            return Prediction(self.sample.answer(), candidates=[frame])
+                self.state.propagate(frame, mask)
+                return Prediction(self.state.answer())
+            self.state.labels[frame] = mask.max(dim=0).indices
+            return Prediction(self.state.answer(), candidates=[frame])
 
 
-class Sample:
+class State:
     """What MiVOS knows of one sample.
 
     p: T×(N+1)×H×W, M^{r−1} of all frames. labels: uint8 T×H×W. Both are at the padded size, like all maps here.
@@ -129,7 +129,7 @@ class Sample:
     queries: the encoded frames.
 
     At paper size and 480×854 a frame's query takes 44 MB and its probabilities 1.7 MB per plane, see
-    `methods.blocks.shelf` for where they wait; its labels take 0.4 MB of the device. Of that a pass also needs, for
+    `methods.blocks.frame_cache`; its labels take 0.4 MB of the device. Of that a pass also needs, for
     each entry in its memory, one per `mem_every` frames, 8.2 MB per object: 3.3 GB after 1,000 frames with two objects
     (all estimated), or what `mem_most` allows.
     """
@@ -142,7 +142,7 @@ class Sample:
         self.num_objects = clip.num_objects
         self.size = clip.frames.shape[1:3]
         height, width = (side + -side % 16 for side in self.size)
-        self.queries: Shelf[Query] = Shelf(options.cache, self.device)
+        self.queries: FrameCache[Query] = FrameCache(options.cache, self.device)
         self.p = volume((len(clip.frames), clip.num_objects + 1, height, width), options.cache, self.device)
         self.p[:, 0] = 1e-7  # the authors' start: the background wins, sums are not 1
         self.labels = torch.zeros((len(clip.frames), height, width), dtype=torch.uint8, device=self.device)

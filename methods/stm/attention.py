@@ -41,7 +41,7 @@ def figure(player: STM, clip: Clip, rounds: Sequence[tuple[int, Scribbles]], que
     label = int(np.bincount(labels[labels > 0]).argmax())
     chosen = {"object": inside(labels == label), "one position": innermost(labels == label)}
 
-    entries = list(player.sample.memory)
+    entries = list(player.state.memory)
     played = {t: [n for n, (frame, _) in enumerate(rounds, 1) if frame == t] for t in entries}
     with mpl.rc_context({"font.size": 8}):
         columns = 1 + len(entries)
@@ -82,9 +82,9 @@ def attention(player: STM, query: int, label: int, where: np.ndarray) -> np.ndar
     """The normalised weights f / Z of Equation 2 from positions of a frame to the memory, averaged over them.
 
     query, label: index of the frame, number of the object; where: the positions, bool h×w, H and W padded, by 16.
-    Returns float32 E×h×w for the E entries of `player.sample.memory`, in their order; the sum is 1.
+    Returns float32 E×h×w for the E entries of `player.state.memory`, in their order; the sum is 1.
     """
-    sample = player.sample
+    sample = player.state
     memory = torch.stack([entry.key[label - 1] for entry in sample.memory.values()], dim=1).float()  # C/8×E×h×w
     rows = sample.encode(slice(query, query + 1)).key[0][:, torch.from_numpy(where)].float()  # C/8×positions
     affinity = rows.T @ memory.flatten(1) / math.sqrt(len(rows))  # as in methods.blocks.memory.read_memory

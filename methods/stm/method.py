@@ -13,11 +13,11 @@ from torch.profiler import record_function
 from harness.api import Clip, Interaction, Method, Prediction, Stroke
 from harness.rules.scribbles import draw
 from methods.blocks.aggregation import aggregate
+from methods.blocks.frame_cache import Cache, FrameCache, volume
 from methods.blocks.host import to_host
 from methods.blocks.memory import KeyValue, together
 from methods.blocks.options import one_of
 from methods.blocks.precision import Precision, inference
-from methods.blocks.shelf import Cache, Shelf, volume
 from methods.blocks.weights import lay_out, official_file, prepare
 from methods.stm.checkpoint import load
 from methods.stm.network import Annotation, Query, Size, STMInteractive
@@ -34,7 +34,7 @@ class STM(Method):
     size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
     batch_size: frames segmented at a time. None is 4, but 1 at paper size: a CPU takes 15 % longer for a frame among
         several there, as maps beyond 32 MB are not taken from memory in use but paged in anew.
-    cache: where the encoded frames and the probabilities of a sample wait for the next round, see `Sample`.
+    cache: where the encoded frames and the probabilities of a sample wait for the next round, see `State`.
     precision: of convolutions and matrix products, see `methods.blocks.precision.inference`.
     """
 
@@ -67,34 +67,34 @@ class STM(Method):
     def warm_up(self, clip: Clip) -> None:
         """Memorize a frame and segment a batch of the clip's size, on a sample that is thrown away."""
         with inference(self.network, self.precision):
-            sample = self.new_sample(replace(clip, frames=clip.frames[: self.batch_size]))
-            sample.memorize(0, ())
-            sample.segment()
+            state = self.new_state(replace(clip, frames=clip.frames[: self.batch_size]))
+            state.memorize(0, ())
+            state.segment()
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
-        self.sample = self.new_sample(clip)
+        self.state = self.new_state(clip)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """Memorize the annotated frame with this round's strokes on it, then segment all frames."""
         frame = interaction.frame
         with inference(self.network, self.precision):
-            self.sample.memorize(frame, interaction.new.frames[frame])
-            return Prediction(self.sample.segment())
+            self.state.memorize(frame, interaction.new.frames[frame])
+            return Prediction(self.state.segment())
 
-    def new_sample(self, clip: Clip) -> "Sample":
+    def new_state(self, clip: Clip) -> "State":
         """Nothing known yet."""
-        return Sample(self.network, clip, self.batch_size, self.cache)
+        return State(self.network, clip, self.batch_size, self.cache)
 
 
-class Sample:
+class State:
     """What STM knows of one sample.
 
     queries: the encoded frames, one `Query` per batch.
     p: T×N×H×W, the objects' probabilities. memory: annotated frames, each with its entry, N×C/8×h×w and N×C/2×h×w.
 
     At paper size and 480×854 a frame's query takes 37 MB and its probabilities 1.6 MB per object, see
-    `methods.blocks.shelf` for where they wait. With cache="none" a round needs the device for one batch at a time and
+    `methods.blocks.frame_cache`. With cache="none" a round needs the device for one batch at a time and
     main memory for the labels, whatever the length of the clip.
     """
 
@@ -103,7 +103,7 @@ class Sample:
         self.device = next(network.parameters()).device
         self.frames = clip.frames
         self.batches = [slice(t, t + batch_size) for t in range(0, len(clip.frames), batch_size)]
-        self.queries: Shelf[Query] = Shelf(cache, self.device)
+        self.queries: FrameCache[Query] = FrameCache(cache, self.device)
         time, height, width, _ = clip.frames.shape
         self.p = volume((time, clip.num_objects, height, width), cache, self.device)
         self.memory: dict[int, KeyValue] = {}

@@ -33,7 +33,7 @@ class STMVideo(Method):
     keep it. In the semi-supervised setting, one mask on the first frame, that is the paper's only pass.
 
     size, weights, device, seed: see `methods.blocks.weights.prepare`. official: the authors' file of the network.
-    memory, mem_every: see `Sample.remembers`.
+    memory, mem_every: see `State.remembers`.
     sharing, stages: see `methods.stm.network.SpaceTimeMemory`. precision: `methods.blocks.precision.inference`.
     """
 
@@ -70,26 +70,26 @@ class STMVideo(Method):
     def warm_up(self, clip: Clip) -> None:
         """Carry an empty mask through three frames of the clip, on a sample that is thrown away."""
         with inference(self.network, self.precision):
-            sample = self.new_sample(replace(clip, frames=clip.frames[:3]))
+            sample = self.new_state(replace(clip, frames=clip.frames[:3]))
             sample.answer(0, np.zeros(clip.frames.shape[1:3], np.uint8))
 
     def start(self, clip: Clip) -> None:
         """Begin a sample."""
-        self.sample = self.new_sample(clip)
+        self.state = self.new_state(clip)
 
     def interact(self, interaction: Interaction) -> Prediction:
         """Keep the mask and carry it to both sides."""
         if interaction.mask is None:
             raise BadInput("stm_video takes masks, not strokes; play it with protocol=semi_supervised or perfect")
         with inference(self.network, self.precision):
-            return Prediction(self.sample.answer(interaction.frame, interaction.mask))
+            return Prediction(self.state.answer(interaction.frame, interaction.mask))
 
-    def new_sample(self, clip: Clip) -> "Sample":
+    def new_state(self, clip: Clip) -> "State":
         """Nothing known yet."""
-        return Sample(self.network, clip, self.memory, self.mem_every)
+        return State(self.network, clip, self.memory, self.mem_every)
 
 
-class Sample:
+class State:
     """What STM knows of one sample.
 
     labels: uint8 T×H×W, the answer so far. given: the frames whose mask was given, each with its memory entry,

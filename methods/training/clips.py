@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from harness.api import VOID, BadInput
 from harness.data import synthetic
-from harness.data.sequence import Sequence as Footage
+from harness.data.sequence import VideoSequence
 
 Source = Literal["video", "stills"]
 # frames uint8 T×H×W×3 and labels uint8 T×H×W of a clip with so many objects, 1..N
@@ -76,7 +76,7 @@ class Batches(Dataset[Batch | BadInput]):
 
 def source(
     dataset: str,
-    sequences: Sequence[Footage],
+    sequences: Sequence[VideoSequence],
     kind: Source,
     frames: int,
     size: Sequence[int],
@@ -149,7 +149,7 @@ def reach(gap: Sequence[float], progress: float) -> float:
 class Recorded:
     """Recorded sequences. The last `kept` ones that were read stay in memory, about 0.1 GB each at 480×854."""
 
-    def __init__(self, sequences: Sequence[Footage], kept: int = 32) -> None:
+    def __init__(self, sequences: Sequence[VideoSequence], kept: int = 32) -> None:
         self.sequences, self.kept = sequences, kept
         self.clips: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 

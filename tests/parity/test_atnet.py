@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.api import BadInput, Clip, Interaction, Stroke
 from harness.rules.scribbles import empty, fuse
 from methods.atnet.checkpoint import load
-from methods.atnet.method import ATNet, Sample, stroke_plane, superpose
+from methods.atnet.method import ATNet, State, stroke_plane, superpose
 from methods.atnet.network import ATNetwork, Entry, Picture, Transferred, Variant
 from methods.atnet.transfer import (
     global_match,
@@ -146,9 +146,9 @@ def test_transfer_ends_before_the_next_annotated_frame(
     assert seen == list(range(159, 159 - reached, -1))
 
 
-def tiny_sample(frames: int) -> Sample:
+def tiny_sample(frames: int) -> State:
     network = ATNet(size="tiny", weights="random", device="cpu").network
-    return Sample(network, Clip("c", np.zeros((frames, 20, 40, 3), np.uint8), 1), "none")
+    return State(network, Clip("c", np.zeros((frames, 20, 40, 3), np.uint8), 1), "none")
 
 
 def test_superposition_halves_at_the_annotated_frame_of_before() -> None:
@@ -182,9 +182,9 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.usefixtures("seeded")
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_batch_of_clips_is_the_clips_one_by_one_and_gradients_reach_every_weight(variant: Variant) -> None:
-    torch.manual_seed(0)
     network = ATNetwork("tiny", variant).eval()
     images, planes = random_maps(2, 3, 3, 64, 96).unbind(dim=1), random_maps(2, 3, 64, 96).sigmoid()
 
@@ -208,6 +208,7 @@ def test_a_batch_of_clips_is_the_clips_one_by_one_and_gradients_reach_every_weig
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
+@pytest.mark.usefixtures("seeded")
 def test_several_objects_in_one_picture_are_each_on_their_own() -> None:
     network = ATNetwork("tiny").eval()
     image, planes = random_maps(3, 64, 96), random_maps(2, 3, 64, 96).sigmoid()
@@ -236,7 +237,7 @@ def test_every_variant_plays_the_same_whatever_is_kept(variant: Variant) -> None
             new = replace(empty("c", 5), frames=tuple(drawn if t == frame else () for t in range(5)))
             scribbles = fuse(scribbles, new)
             method.interact(Interaction(frame, new, scribbles))
-        answers.append(method.sample.p.clone())
+        answers.append(method.state.p.clone())
     for answer in answers[1:]:
         torch.testing.assert_close(answers[0], answer, atol=0, rtol=0)
 

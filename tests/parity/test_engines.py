@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 
 from harness.api import Clip, Interaction, Method, Prediction, Scribbles, Stroke
 from harness.data import davis, synthetic
-from harness.data.sequence import Sequence
+from harness.data.sequence import VideoSequence
 from harness.rules import referee as official
 from harness.rules import session
 from harness.rules.clock import WallClock
@@ -133,12 +133,12 @@ def test_engines_agree(material: Callable[[], tuple[Clip, np.ndarray]], method: 
 
 
 @pytest.fixture(scope="module")
-def embedded() -> list[Sequence]:
+def embedded() -> list[VideoSequence]:
     return synthetic.load()
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_engines_agree_on_the_embedded_clips(index: int, embedded: list[Sequence]) -> None:
+def test_engines_agree_on_the_embedded_clips(index: int, embedded: list[VideoSequence]) -> None:
     sequence = embedded[index]
     truth = sequence.read_annotations()
     clip = Clip(sequence.name, sequence.read_frames(), sequence.num_objects)

@@ -125,9 +125,9 @@ def pictures(count: int) -> tuple[Tensor, ...]:
     return noise, mask, mask.round(), mask.flip(2).round()
 
 
+@pytest.mark.usefixtures("seeded")
 @torch.inference_mode()
 def test_a_batch_is_its_pictures() -> None:
-    torch.manual_seed(0)
     network = InteractionPropagation("tiny").eval()
     frames, mask, positive, negative = pictures(3)
     both = network.interaction(frames, mask, positive, negative)
@@ -141,6 +141,7 @@ def test_a_batch_is_its_pictures() -> None:
         torch.testing.assert_close(alone.logits[-1], after.logits[-1][n : n + 1])
 
 
+@pytest.mark.usefixtures("seeded")
 def test_every_parameter_learns() -> None:
     network = InteractionPropagation("tiny").train()
     frames, *planes = pictures(2)

@@ -17,7 +17,7 @@ from PIL import Image
 from harness.api import Clip, Interaction, Prediction, Scribbles
 from harness.data.scribble_files import read
 from harness.rules import referee, session
-from harness.rules.clock import Lap, WallClock
+from harness.rules.clock import Elapsed, WallClock
 from harness.rules.protocol import Protocol
 from harness.rules.session import Round
 from harness.rules.summary import report_columns, summarize
@@ -65,13 +65,13 @@ class Scripted:
         self.round = 0
 
     @contextmanager
-    def method(self, clip: Clip) -> Iterator[Lap]:
-        yield Lap(self.dt[self.round % len(self.dt)])
+    def method(self, clip: Clip) -> Iterator[Elapsed]:
+        yield Elapsed(self.dt[self.round % len(self.dt)])
         self.round += 1
 
     @contextmanager
-    def evaluation(self) -> Iterator[Lap]:
-        yield Lap(self.eval_cost)
+    def evaluation(self) -> Iterator[Elapsed]:
+        yield Elapsed(self.eval_cost)
 
 
 def ours(method: Replay, run: dict, sample: Sample) -> Iterator[Round]:

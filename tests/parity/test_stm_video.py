@@ -14,7 +14,7 @@ from harness.rules.scribbles import empty
 from methods.stm.checkpoint import load
 from methods.stm.count import multiply_adds, parameters
 from methods.stm.network import Sharing, STMSemiSupervised
-from methods.stm.video import Memory, Sample, STMVideo
+from methods.stm.video import Memory, State, STMVideo
 from tests.parity.compare import check
 from tests.parity.goldens import recorded
 from tests.parity.replays import manifest
@@ -78,14 +78,14 @@ def test_frames_that_are_read(memory: Memory, read: set[int]) -> None:
     method.start(clip)
     masks = give(method, clip, 0, mask)
     np.testing.assert_array_equal(masks[0], np.where(mask == 255, 0, mask))
-    assert {s for s in range(8) if method.sample.remembers(s, start=0, previous=7)} == read
+    assert {s for s in range(8) if method.state.remembers(s, start=0, previous=7)} == read
 
 
 def test_the_rules_of_memory_differ_in_what_they_read() -> None:
     clip, mask = clip_and_mask()
     planes = []
     for memory in ("first", "previous", "first_previous", "every"):
-        sample = Sample(tiny().network, clip, memory, mem_every=3)
+        sample = State(tiny().network, clip, memory, mem_every=3)
         sample.give(0, mask)
         planes.append(torch.stack([p for _, p in sample.propagate(range(1, 9))]))
     for one in range(4):

@@ -1,6 +1,5 @@
 """Speed and memory, measured side by side in one run."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness.report.tables import markdown, show
-from harness.run.command_line import compose
+from harness.run.command_line import command_of, compose
 from harness.run.provenance import machine
 
 
@@ -41,7 +40,7 @@ def keep(reports: str, name: str, about: str, tables: Mapping[str, pd.DataFrame]
         if not each.startswith(("hydra.mode", "results=", "reports="))
     ]
     title, _, text = about.partition("\n")
-    written = [f"# {title}", text.strip(), f"`{shlex.join(['uv', 'run', 'run.py', *said])}`"]
+    written = [f"# {title}", text.strip(), f"`{command_of(said)}`"]
     for caption, table in tables.items():
         written += [f"{caption[0].upper()}{caption[1:]}:", markdown(table)]
     written.append("\n".join(f"- {key}: {value}" for key, value in {**notes, **machine()}.items()))

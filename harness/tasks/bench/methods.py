@@ -19,9 +19,9 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.api import BadInput, Clip, Interaction, Method, Prediction
-from harness.data.sequence import Sequence as Sample
+from harness.data.sequence import VideoSequence
 from harness.data.synthetic import load_clip
-from harness.rules.clock import Lap, WallClock
+from harness.rules.clock import Elapsed, WallClock
 from harness.rules.metrics import Scorer
 from harness.rules.protocol import Protocol
 from harness.rules.robot import correct
@@ -154,7 +154,7 @@ def race(sides: Sequence[DictConfig], scene: Scene, repeats: int) -> dict[str, A
     }
 
 
-def session(pair: "Pair", clip: Clip, sample: Sample, protocol: Protocol) -> tuple[float, float]:
+def session(pair: "Pair", clip: Clip, sample: VideoSequence, protocol: Protocol) -> tuple[float, float]:
     """Play one. Returns the seconds that evaluation and robot took, and those of its record."""
     watch = Evaluations()
     key = records.Key(
@@ -180,14 +180,14 @@ class Evaluations(WallClock):
     seconds = 0.0
 
     @contextmanager
-    def method(self, clip: Clip) -> Iterator[Lap]:
-        yield Lap()
+    def method(self, clip: Clip) -> Iterator[Elapsed]:
+        yield Elapsed()
 
     @contextmanager
-    def evaluation(self) -> Iterator[Lap]:
-        with super().evaluation() as lap:
-            yield lap
-        self.seconds += lap.seconds
+    def evaluation(self) -> Iterator[Elapsed]:
+        with super().evaluation() as elapsed:
+            yield elapsed
+        self.seconds += elapsed.seconds
 
 
 @dataclass
@@ -231,9 +231,9 @@ def serve(method: dict[str, Any], pipe: Any) -> None:
         player = build(DictConfig(method), "method.")
         while True:
             what, argument = pipe.recv()
-            with WallClock().method(argument) as lap:
+            with WallClock().method(argument) as elapsed:
                 answer = getattr(player, what, lambda _: None)(argument)
-            pipe.send((answer, lap.seconds, held() / GIB))
+            pipe.send((answer, elapsed.seconds, held() / GIB))
     except BadInput as refusal:
         pipe.send(refusal)
     except EOFError:

@@ -36,7 +36,7 @@ class TimeUp(Exception):
 class Part:
     """What a part plays with.
 
-    device: "cpu" or "cuda:N". end: when it has to be done, by `time.monotonic`. methods: names of conf/method.
+    device: "cpu" or "cuda:N". end: when it has to be done, by `time.time`. methods: names of conf/method.
     settings: those of the part, for this kind of device. places: where the command line has configs searched.
     """
 
@@ -50,7 +50,7 @@ class Part:
     @property
     def left(self) -> float:
         """Seconds that are left."""
-        return self.end - time.monotonic()
+        return self.end - time.time()
 
     def check(self, seconds: float = 0.0) -> None:
         """Raise TimeUp if the next `seconds` are not there."""
@@ -126,12 +126,12 @@ def session(
     for number in range(1, rounds + 1):
         new = on_frame(scene.strokes(frame), frame, drawn)
         drawn = fuse(drawn, new)
-        with clock.method(clip) as lap:
+        with clock.method(clip) as elapsed:
             if number == 1:
                 method.start(clip)
             prediction = method.interact(Interaction(frame, new, drawn))
         check(prediction, clip)
-        yield lap.seconds, prediction
+        yield elapsed.seconds, prediction
         frame = int(prediction.candidates[0]) if prediction.candidates else scene.order[number % len(scene.order)]
 
 

@@ -129,13 +129,13 @@ def session(golden: dict[str, Any], method: ATNet) -> dict[str, Any]:
     hooks = [networks[0].register_forward_pre_hook(note_planes), *(net.register_forward_hook(note) for net in networks)]
     before = empty(clip.name, len(clip.frames))
     method.start(clip)
-    store = method.sample.store
+    store = method.state.store
 
     def noted(t: int, p: Tensor) -> None:
         stored.append(t)
         store(t, p)
 
-    with patch.object(method.sample, "store", noted):
+    with patch.object(method.state, "store", noted):
         for k, frame in enumerate(golden.pop("rounds").tolist()):
             planes.clear()
             answers.clear()
@@ -147,7 +147,7 @@ def session(golden: dict[str, Any], method: ATNet) -> dict[str, Any]:
                 f"anet_prob_{k}": answers[0],
                 f"order_{k}": np.array(stored[1:]),
                 f"raw_tnet_prob_{k}": torch.stack([crop(answer, size) for answer in answers[1:]]),
-                f"prob_{k}": method.sample.p.clone(),
+                f"prob_{k}": method.state.p.clone(),
                 f"masks_{k}": prediction.masks,
             }
     for hook in hooks:

@@ -115,7 +115,7 @@ def session(golden: dict[str, Any], method: IPNet) -> dict[str, Any]:
     clip = Clip("synthetic", golden.pop("frames_u8"), num_objects=1)
     with patch.object(method, "options", chosen):
         method.start(clip)
-    sample, load_images, forward = method.sample, method.sample.images, method.network.propagation.forward
+    sample, load_images, forward = method.state, method.state.images, method.network.propagation.forward
     loaded: list[int] = []
     boxes: dict[int, Tensor] = {}
 

@@ -16,7 +16,7 @@ from harness.rules.scribbles import empty, from_json
 from methods.blocks.aggregation import aggregate
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins, pad
-from methods.mivos.method import OFFICIAL_FILES, MiVOS, Options, Sample
+from methods.mivos.method import OFFICIAL_FILES, MiVOS, Options, State
 from methods.mivos.network import align
 from tests.parity.replays import procedural
 
@@ -41,8 +41,8 @@ def options(golden: dict[str, Any], method: MiVOS) -> Options:
     return method.options._replace(mem_every=int(golden.get("in_mem_freq", method.options.mem_every)))
 
 
-def sample_of(method: MiVOS, frames: np.ndarray, num_objects: int) -> Sample:
-    return Sample(method.network, Clip("synthetic", frames, num_objects), method.options)
+def sample_of(method: MiVOS, frames: np.ndarray, num_objects: int) -> State:
+    return State(method.network, Clip("synthetic", frames, num_objects), method.options)
 
 
 def numbers(pattern: str, golden: dict[str, Any]) -> list[int]:
@@ -138,7 +138,7 @@ def core(golden: dict[str, Any], method: MiVOS) -> dict[str, Any]:
     clip = Clip("synthetic", golden["in_frames"], int(golden["in_num_objects"]))
     with patch.object(method, "options", options(golden, method)):
         method.start(clip)
-    sample, fuse = method.sample, method.sample.fuse
+    sample, fuse = method.state, method.state.fuse
     fused: dict[int, tuple[Tensor, ...]] = {}
 
     def watched(t_i: int, t_r: int, t_c: int, current: Tensor, *rest: Any) -> Tensor:
@@ -172,7 +172,7 @@ def davis(golden: dict[str, Any], method: MiVOS) -> dict[str, Any]:
     clip = Clip("synthetic", golden["in_frames"], int(golden["in_num_objects"]))
     with patch.object(method, "options", options(golden, method)):
         method.start(clip)
-    sample, interaction_to_mask = method.sample, method.sample.interaction_to_mask
+    sample, interaction_to_mask = method.state, method.state.interaction_to_mask
     masks = {n: golden[f"out_mask_{n}"] for n in numbers(r"^out_mask_(\d+)", golden)}
     halved(golden, "out_mask_")
     ours: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from harness.api import Clip, Interaction, Scribbles
 from harness.rules.scribbles import draw, from_json
 from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins
-from methods.stm.method import OFFICIAL_FILE, STM, Sample, merge, stroke_planes
+from methods.stm.method import OFFICIAL_FILE, STM, State, merge, stroke_planes
 from methods.stm.network import Annotation
 from tests.parity.replays import procedural
 
@@ -84,7 +84,7 @@ def rounds(golden: dict[str, Any], method: STM) -> dict[str, Any]:
     method.batch_size = int(golden["in_batch_size"])
     method.warm_up(clip)
     method.start(clip)
-    sample, size = method.sample, clip.frames.shape[1:3]
+    sample, size = method.state, clip.frames.shape[1:3]
     ours: dict[str, Any] = {}
     drawn = map(from_json, json.loads(golden["in_scribbles_json"].item()))
     for n, (scribbles, frame) in enumerate(zip(drawn, golden["in_annotated"].tolist(), strict=True), 1):
@@ -108,7 +108,7 @@ def visits(golden: dict[str, Any], method: STM) -> dict[str, Any]:
     """A frame corrected several times before all are segmented."""
     del golden["out_others_untouched"]  # of a call of theirs on one frame, which a round never makes
     frame = int(golden["in_frame"])
-    sample = Sample(method.network, Clip("synthetic", golden["in_frames"], num_objects=1), batch_size=1)
+    sample = State(method.network, Clip("synthetic", golden["in_frames"], num_objects=1), batch_size=1)
     drawn: list[Scribbles] = [from_json(scribbles) for scribbles in json.loads(golden["in_scribbles_json"].item())]
     ours: dict[str, Any] = {}
     for n, scribbles in enumerate(drawn, 1):

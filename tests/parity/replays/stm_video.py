@@ -14,7 +14,7 @@ from methods.blocks.memory import KeyValue, read_memory
 from methods.blocks.padding import margins, pad
 from methods.blocks.trunk import normalise
 from methods.stm.network import Mask
-from methods.stm.video import OFFICIAL_FILE, Sample, STMVideo
+from methods.stm.video import OFFICIAL_FILE, State, STMVideo
 from tests.parity.replays import procedural
 
 NETWORK = "stm"
@@ -80,7 +80,7 @@ def units(golden: dict[str, Any], method: STMVideo) -> dict[str, Any]:
 def overlap(golden: dict[str, Any], method: STMVideo) -> dict[str, Any]:
     """Masks that overlap are memorized: the others' sum is clamped."""
     frames, masks = golden["in_frames"], golden["in_masks"]
-    sample = Sample(method.network, Clip("overlap", frames.reshape(1, *frames.shape[-3:]), len(masks)), "every", 5)
+    sample = State(method.network, Clip("overlap", frames.reshape(1, *frames.shape[-3:]), len(masks)), "every", 5)
     return {"key": sample.memorize(0, torch.from_numpy(masks / np.float32(4)))[0]}
 
 
@@ -90,7 +90,7 @@ def clips(golden: dict[str, Any], method: STMVideo) -> dict[str, Any]:
     first = golden["in_first_mask"]
     ours: dict[str, Any] = {}
     for mem_every in golden["in_mem_every"].ravel().tolist():
-        sample = Sample(method.network, clip, "every", mem_every)
+        sample = State(method.network, clip, "every", mem_every)
         sample.give(0, first)
         planes = torch.stack([p for _, p in sample.propagate(range(1, len(clip.frames)))], dim=1).cpu().numpy()
         of_all_frames = golden[f"out_prob_every{mem_every}"].ndim == 4

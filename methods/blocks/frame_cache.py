@@ -13,7 +13,7 @@ Cache = Literal["device", "cpu", "disk", "none"]
 Item = TypeVar("Item", bound=Any)
 
 
-class Shelf(Generic[Item]):
+class FrameCache(Generic[Item]):
     """Encodings. They never change, so that each is made once where it can be kept.
 
     cache: where they are kept: on the "device", in main memory ("cpu") or in temporary files ("disk"); "none" makes

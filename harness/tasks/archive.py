@@ -13,7 +13,7 @@ from harness.run.evaluate import play_missing
 log = logging.getLogger(__name__)
 
 
-def keep(
+def archive(
     variant: str,
     method: DictConfig,
     dataset: DictConfig,
@@ -31,5 +31,5 @@ def keep(
     for path in played:
         if (status := records.read(path).status) != "complete":
             raise BadInput(f"{path}: {method.name} failed there ({status}); its record says why")
-    records.keep(played, kept)
+    records.archive(played, kept)
     log.info("written: %s", kept)
