@@ -221,9 +221,10 @@ def fill(name: str, row: DictConfig, about: DictConfig, asked: Asked) -> Filled:
         numbers.append(number)
     whys = [str(refusals.get(str(label), "")) for label in columns]
     played = any(board or number is not None for board, number in zip(boards, numbers, strict=True))
-    needs = "; ".join(
-        dict.fromkeys(f"{each}: {why}" if played else why for each, why in zip(columns, whys, strict=True) if why)
-    )
+    columns_of = {
+        why: ", ".join(str(each) for each, its in zip(columns, whys, strict=True) if its == why) for why in whys
+    }
+    needs = "; ".join(f"{labels}: {why}" if played else why for why, labels in columns_of.items() if why)
     remedies = [str(refusal) for refusal in refusals.values() if not isinstance(refusal, Never)]
     how = [each for refusal in refusals.values() if isinstance(refusal, NotKept) for each in refusal.commands]
     filled = replace(
