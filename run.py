@@ -1,4 +1,4 @@
-"""The one door: `uv run run.py`, then any `key=value` of conf/."""
+"""The command line: `uv run run.py`, then any `key=value` of conf/."""
 
 import shlex
 import sys

@@ -64,7 +64,7 @@ def fitting(found: Gpu, folder: Path) -> Table | str:
     measured = report.read(folder, "memory")
     rows = measured.tables.get(memory.PLANES, []) if measured else []
     if not rows:
-        return escape("which methods fit DAVIS on it: not measured yet; uv run run.py task=gpu only=[memory]")
+        return escape("which methods fit DAVIS on it: not measured yet; say `uv run run.py task=gpu only=[memory]`")
     title = f"what fits on {found.name}, as measured on {measured.machine['gpu'] if measured else ''}"
     fits = Table("method", "cache", "sequences of DAVIS-2017 val, at paper size", title=title)
     for method, cache, fit, beside in memory.fits_of(rows):
