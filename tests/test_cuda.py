@@ -27,6 +27,7 @@ from harness.rules.scribbles import empty
 from harness.run import evaluate
 from harness.run.build import build
 from methods.blocks.precision import Precision, inference
+from methods.blocks.weights import find_device
 from methods.stm.video import STMVideo
 from methods.training.clips import Batch
 from methods.training.loop import Stage, descend, optimiser_for
@@ -193,3 +194,10 @@ def test_a_full_gpu_is_told_with_what_helps(method: dict[str, str], remedy: str)
         assert re.search(remedy, evaluate.remedy(error, method))
     for other in (MemoryError("Unable to allocate 9 GiB"), RuntimeError("CUDA error: an illegal memory access")):
         assert not evaluate.remedy(other, method)
+
+
+def test_a_device_that_is_not_named_is_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto") == torch.device("cpu")

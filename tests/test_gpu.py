@@ -238,7 +238,8 @@ def test_a_watched_objective_is_timed_and_then_given_larger_batches(tmp_path: Pa
         time.sleep(0.02)
         return Step(torch.tensor(10.0 - len(given)), {})
 
-    watch = Watch(objective, seconds=0.2, times=[2, 4], device="cpu", file=str(tmp_path / "seen"))
+    until = time.time() + 100
+    watch = Watch(objective, seconds=0.2, until=until, times=[2, 4, 10**6], device="cpu", file=str(tmp_path / "seen"))
     batch = Batch(torch.zeros(3, 1, 3, 8, 8), torch.zeros(3, 1, 8, 8), 1)
     with pytest.raises(Enough):
         deque((watch(None, batch, None, 0.0) for _ in range(1000)), maxlen=0)

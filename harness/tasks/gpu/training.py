@@ -32,20 +32,16 @@ class Enough(Exception):
 def play(part: Part) -> None:
     """Each recipe with each method."""
     runs = list(product(part.settings["recipes"], part.methods))
-    start = part.settings["start"]
     for number, (recipe, method) in enumerate(runs):
-        share = part.left / (len(runs) - number)
-        part.check(start + 1)
-        began = time.monotonic()
+        part.check()
+        share = part.left / (len(runs) - number)  # the network has to be built in it, and larger batches tried
         with part.attempt(f"{method}, recipe={recipe}"), tempfile.TemporaryDirectory() as folder:
-            seconds = min(LIMIT, max(1.0, (share - start) * 0.7))
-            told = one(part, method, recipe, seconds, Path(folder))
+            told = one(part, method, recipe, min(LIMIT, 0.4 * share), time.time() + share, Path(folder))
             part.report.line("steps", {"method": method, "recipe": recipe, **told})
-            start = time.monotonic() - began - seconds
 
 
-def one(part: Part, method: str, recipe: str, seconds: float, folder: Path) -> dict[str, Any]:
-    """Train for so many seconds, then with larger batches. Returns what was seen."""
+def one(part: Part, method: str, recipe: str, seconds: float, until: float, folder: Path) -> dict[str, Any]:
+    """Train for so many seconds, then with larger batches `until` a time. Returns what was seen."""
     size = {"paper": part.settings["network"]}.get(recipe, "tiny")
     choices = [f"recipe={recipe}", f"size={size}", "weights=random", "precision=bfloat16"]
     places = [f"results={folder}", f"workers={part.settings['workers']}"]
@@ -55,7 +51,8 @@ def one(part: Part, method: str, recipe: str, seconds: float, folder: Path) -> d
     with open_dict(stage):
         stage.pop("start", None)  # the paper's begins with a file of ImageNet's, which is not here
         stage.update(part.settings["stage"])
-        watch = {"seconds": seconds, "times": part.settings["times"], "device": part.device, "file": str(seen)}
+        watch = {"seconds": seconds, "until": until, "times": part.settings["times"], "device": part.device}
+        watch["file"] = str(seen)
         stage.objective = {"_target_": f"{__name__}.Watch", "objective": stage.objective, **watch}
     config.task.recipe[method] = [stage]
     full = False
@@ -80,11 +77,13 @@ class Watch:
     """An objective that times the steps of another one, and ends the training when it has seen enough.
 
     What it saw goes to a file, a line of JSON for each size of the batch: as the recipe has it, for `seconds`; then so
-    many times as large, for two steps each.
+    many `times` as large, for two steps each, unless they would not end before `until`, by `time.time`.
     """
 
-    def __init__(self, objective: Callable[..., Any], seconds: float, times: list[int], device: str, file: str) -> None:
-        self.objective, self.seconds, self.device, self.file = objective, seconds, device, Path(file)
+    def __init__(
+        self, objective: Callable[..., Any], seconds: float, until: float, times: list[int], device: str, file: str
+    ) -> None:
+        self.objective, self.seconds, self.until, self.device, self.file = objective, seconds, until, device, Path(file)
         self.sizes = iter(times)
         self.begin(1)
 
@@ -115,9 +114,12 @@ class Watch:
         now = time.monotonic()
         if steps == 0:
             self.began = now
+            self.memory()
         elif (self.times == 1 and now - self.began >= self.seconds) or (self.times > 1 and steps == 2):
-            self.tell(steps / (now - self.began))
-            if (times := next(self.sizes, None)) is None:
+            step = (now - self.began) / steps
+            self.tell(1 / step)
+            times = next(self.sizes, None)
+            if times is None or time.time() + 4 * step * times / self.times > self.until:
                 raise Enough
             self.begin(times)
 
