@@ -166,10 +166,10 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypa
 
 def test_stopped_and_unseen_it_says_how_far_it_is_and_what_is_kept(tmp_path: Path) -> None:
     """Who presses Ctrl-C, or looks at a log of a job, would else think that nothing was done."""
-    play = (*SMALL, "method=grabcut", "method.iterations=30", "dataset.clips=12", "protocol.rounds=16", "clock=wall")
+    play = (*SMALL, "method=grabcut", "method.iterations=30", "dataset.clips=60", "protocol.rounds=16", "clock=wall")
     victim = subprocess.Popen(command(tmp_path, *play), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert victim.stderr is not None
-    how_far = re.compile(r"grabcut: [1-9]\d* of 12 done, val-\d\d, round \d+ of 16, \d:\d\d\n")
+    how_far = re.compile(r"grabcut: [1-9]\d* of 60 done, val-\d\d, round \d+ of 16, \d:\d\d\n")
     assert any(how_far.fullmatch(line) for line in victim.stderr)
     victim.send_signal(signal.SIGINT)
     *_, said = victim.communicate()[1].splitlines()

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("api", "rules", "data", "run", "report", "tasks")  # each may import itself and those before it
 GUESTS = {"harness.api", "harness.rules.scribbles"}  # all that a method needs to know of the harness
-TRAINERS = GUESTS | {"harness.rules.robot", "harness.data", "harness.run.provenance"}  # data, and cards to sign
+TRAINERS = GUESTS | {"harness.rules.robot", "harness.data", "harness.run.provenance", "harness.run.progress"}
 
 
 def modules(folder: str) -> list[Path]:

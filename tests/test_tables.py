@@ -29,7 +29,7 @@ from harness.run.build import build
 from harness.run.evaluate import sequences_of, starts
 from harness.run.provenance import weights_of
 from harness.tasks import table as tables
-from harness.tasks.table import Asked, Never, choose, describe, overrides_of, play
+from harness.tasks.table import Asked, Never, choose, describe, overrides_of, play, quoted
 from tests.parity.goldens import CARRIED
 from tests.proc_weights import fill
 
@@ -69,6 +69,7 @@ def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
         f"reports={folder / 'reports'}",
         f"hydra.searchpath=[file://{folder}/conf]",
     )
+    (folder / "conf").mkdir(exist_ok=True)
     command = [sys.executable, str(ROOT / "run.py"), "task=table", *places, *overrides]
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
 
@@ -484,7 +485,7 @@ def test_a_row_of_an_earlier_generator_s_clips_says_so(monkeypatch: pytest.Monke
     rules = ("protocol=atnet", "protocol.metric=J", "clock=modelled", "dataset.clips=2", f"results={ROOT / 'results'}")
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         row = OmegaConf.create({"row": "I", "trained": "atnet_off"})
-        overrides = (*rules, "method=atnet", "method.local=off")
+        overrides = (*rules, "method=atnet", "method.local=off", f"weights={quoted('tiny')}")
         board = play(row, overrides, Asked(overrides, "tiny"))
     sequences_of.cache_clear()
     (entry, *trainings) = board.entries

@@ -188,7 +188,7 @@ def test_shipped_weights_are_what_their_card_says(method: str) -> None:
     assert (about["method"], about["size"], about["recipe"]) == (method, "tiny", "small")
     default = config(f"method={method}", "weights=tiny").method
     assert Path(default.weights).resolve() == file
-    instantiate({key: value for key, value in default.items() if key not in ("name", "official")})
+    instantiate({key: value for key, value in default.items() if key not in ("name", "published")})
     assert sum(path.stat().st_size for path in file.parent.iterdir()) <= 16e6
 
 
@@ -205,7 +205,7 @@ def test_every_recipe_has_every_method(name: str) -> None:
 def test_ablations_begin_with_the_parts_that_are_not_compared(method: str, same: str, other: str) -> None:
     """Else variants of T-Net or of the fusion would differ in A-Net or the propagation, too."""
     ablation = config(f"method={method}", "recipe=ablation", f"weights={'random' if method == 'atnet' else 'tiny'}")
-    arguments = {key: value for key, value in ablation.method.items() if key not in ("name", "official")}
+    arguments = {key: value for key, value in ablation.method.items() if key not in ("name", "published")}
     network = instantiate(arguments, _convert_="all").network
     instantiate(ablation.recipe[method][0].start, _convert_="all")(network)
     trained = load_file(ROOT / f"methods/weights/{method}.safetensors")

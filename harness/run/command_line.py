@@ -356,7 +356,8 @@ def check_place(config: DictConfig) -> None:
         here = "start it where SLURM is, or choose hydra/launcher=processes or submitit, which play on this machine"
         raise BadInput(f"hydra/launcher={choices['hydra/launcher']}: no sbatch here; {here}")
     weights = str(config.weights)
-    if weights not in WEIGHTS and not Path(weights).is_file():
+    of_rows = choices.task == "table" and (OmegaConf.is_dict(config.weights) or Path(weights).is_dir())
+    if weights not in WEIGHTS and not Path(weights).is_file() and not of_rows:
         known = f"{one_of(WEIGHTS)}, or a .safetensors file"
         raise BadInput(f"weights={weights}: no such file; {asked(weights, WEIGHTS)}{known}")
     for key in ("results", "reports"):

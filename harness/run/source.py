@@ -240,7 +240,7 @@ def places_of(top: str) -> list[str]:
     """Where a top-level package or module lies, found without importing it; nothing where there is none."""
     try:
         spec = importlib.util.find_spec(top) if top else None
-    except ValueError:  # imported by hand
+    except (ValueError, ModuleNotFoundError):  # imported by hand; refused by whoever finds modules
         return []
     if spec is None:
         return []
