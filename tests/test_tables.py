@@ -147,7 +147,7 @@ def test_tables_come_again_from_their_records(mine: Path) -> None:
 
 def test_every_table_and_figure_renders(tmp_path: Path) -> None:
     """Who has nothing but this tree gets each row that its weights can play, and of each other one the true reason."""
-    done = run(tmp_path, "table=all", "dataset.clips=2", "dataset.frames=6", "dataset.size=[48,80]")
+    done = run(tmp_path, "table=all", "dataset.clips=2", "dataset.frames=6", "dataset.size=[64,112]")
     assert done.returncode == 0, done.stderr
     for name, table in TABLES.items():
         if name == "all":
@@ -177,7 +177,7 @@ def missing_of(row: dict) -> str:
     if "needs" in row or "tiny" in row:
         return row.get("needs", row.get("tiny", ""))
     if "trained" in row:
-        return f"results/ablations/{row['trained']} has no records of "
+        return f"results/ablations/{row['trained']}.parquet has no records of "
     card = ROOT / "methods" / "weights" / f"{method}.safetensors"
     if method == "grabcut" or card.exists():
         return ""

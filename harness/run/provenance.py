@@ -63,10 +63,9 @@ def weights_of(method: Mapping[str, Any]) -> dict[str, str]:
                 remedy = f"its authors publish it: {publisher}" if publisher else "no file that `published` names"
                 raise BadInput(f"{file}: no such weights file for {method['name']}; {remedy}")
             if file.resolve().parent == TINY:
-                trained = f"uv run run.py task=train method={method['name']} recipe=ablation"
-                raise BadInput(
-                    f"{file}: no tiny weights of {method['name']} are kept; say weights=random, or {trained}"
-                )
+                trained = f"uv run run.py task=train method={method['name']} recipe=small precision=bfloat16"
+                remedy = f"say weights=random, or train them: {trained}"
+                raise BadInput(f"{file}: no tiny weights of {method['name']} are kept; {remedy}")
             raise BadInput(
                 f"weights={weights}: no such file; say weights=tiny, official, random or a .safetensors file"
             )
